@@ -1,0 +1,24 @@
+"""RopeTP: global human motion from one ordinary video.
+
+The Python API is three names: :func:`capture`, :class:`Motion` and :func:`load_motion`.
+They are imported on first use, so that ``import ropetp_cli`` costs nothing.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["Motion", "__version__", "capture", "load_motion"]
+
+
+def __getattr__(name: str):
+    if name == "capture":
+        from ropetp_cli.pipeline import capture
+
+        return capture
+    if name == "Motion":
+        from ropetp_cli.motion import Motion
+
+        return Motion
+    if name == "load_motion":
+        from ropetp_cli.exchange.npz import load_motion
+
+        return load_motion
+    raise AttributeError(f"module 'ropetp_cli' has no attribute {name!r}")
