@@ -1,0 +1,102 @@
+"""Rope's losses (paper Equation 9): L_SMPL + L_3D + L_2D + L_Att.
+
+A batch mixes pictures with different labels; every term is a mean over what is labelled.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ropetp_cli.body.skeleton import LEVEL_SIZES, LEVELS
+from ropetp_cli.rope.network import RopeOutput
+
+IGNORED = 255
+
+
+@dataclass
+class RopeTargets:
+    """Labels of a batch.
+
+    rotations [B, 24, 3, 3]; betas [B, 10]; joints [B, 24, 3] m, pelvis at 0; joints2d [B, 24, 2]
+    in -1..1; has_pose [B] 0/1, for the three before; weight2d [B, 24] 0..1; part [B, H, W] index
+    of the joint a pixel belongs to, 24 background, 255 unlabelled.
+    """
+
+    rotations: Tensor
+    betas: Tensor
+    joints: Tensor
+    joints2d: Tensor
+    has_pose: Tensor
+    weight2d: Tensor
+    part: Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The factors of Equation 9's terms, which the paper leaves open. ``attention`` goes to 0
+    after the first phase (paper section 3.4)."""
+
+    pose: float = 1.0
+    betas: float = 0.02
+    joints: float = 5.0
+    joints2d: float = 5.0
+    attention: float = 0.2
+    confidence: float = 0.05
+
+
+def level_masks(part: Tensor, level: str) -> Tensor:
+    """Joint-index masks [B, H, W] (24 background, 255 unlabelled) -> the level's part masks,
+    background = J_x."""
+    lookup = torch.full((256,), IGNORED, dtype=torch.long, device=part.device)
+    lookup[:24] = torch.as_tensor(LEVELS[level], device=part.device)
+    lookup[24] = LEVEL_SIZES[level]
+    return lookup[part.long()]
+
+
+def attention_loss(attention: dict[str, Tensor], part: Tensor) -> Tensor:
+    """L_Att: cross-entropy of every place over the parts of each level, mean of the levels."""
+    total = 0.0
+    for level, logits in attention.items():
+        grid = logits.shape[-1]
+        step = part.shape[-1] // grid
+        target = level_masks(part[:, step // 2 :: step, step // 2 :: step], level)
+        if (target != IGNORED).any():
+            total = total + F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
+    return total / len(attention)
+
+
+def rope_loss(
+    output: RopeOutput, targets: RopeTargets, weights: LossWeights
+) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum and its terms. Squared errors are softened to Huber beyond 10 cm and a
+    tenth of the crop, because some real labels are wrong."""
+    has = targets.has_pose
+    count = has.sum().clamp(min=1)
+    terms = {
+        "pose": (
+            (output.rotations - targets.rotations).square().sum((-1, -2)).mean(-1) * has
+        ).sum() / count,
+        "betas": ((output.betas - targets.betas).square().sum(-1) * has).sum() / count,
+        "joints": (
+            F.huber_loss(output.joints, targets.joints, delta=0.1, reduction="none")
+            .sum(-1).mean(-1) * has
+        ).sum() * 10 / count,
+    }  # fmt: skip
+    error2d = F.huber_loss(output.joints2d, targets.joints2d, delta=0.1, reduction="none").sum(-1)
+    labelled = targets.weight2d.sum().clamp(min=1)
+    terms["joints2d"] = (error2d * targets.weight2d).sum() * 10 / labelled
+    # Confidence: how likely the joint lies within a tenth of the person's size of the truth.
+    with torch.no_grad():
+        span = targets.joints2d.amax(1) - targets.joints2d.amin(1)
+        size = span.amax(-1, keepdim=True).clamp(min=0.2)
+        near = ((output.joints2d - targets.joints2d).norm(dim=-1) < 0.1 * size).float()
+    terms["confidence"] = (
+        F.binary_cross_entropy_with_logits(output.confidence_logit, near, reduction="none")
+        * targets.weight2d
+    ).sum() / labelled
+    if weights.attention:
+        terms["attention"] = torch.as_tensor(attention_loss(output.attention, targets.part))
+    total = sum(getattr(weights, name) * term for name, term in terms.items())
+    return total, {name: float(term.detach()) for name, term in terms.items()}

@@ -1,0 +1,142 @@
+"""Rope (paper Figure 3): backbone -> tokenizer -> regressor -> SMPL joints in the crop."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ropetp_cli.body.model import BodyData
+from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
+from ropetp_cli.body.skeleton import LEVEL_SIZES
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.rope.backbone import make_backbone
+from ropetp_cli.rope.regressor import ContextualRegressor
+from ropetp_cli.rope.tokenizer import HierarchicalTokenizer
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """How a Rope is built; stored with its weights. ``body`` is the body its betas mean."""
+
+    backbone: str = "blazepose"
+    token_width: int = 128
+    width: int = 128
+    whole_body: bool = True
+    cross: bool = True
+    body: str = ""
+
+
+@dataclass
+class RopeOutput:
+    """A batch of answers, in crop camera axes.
+
+    rotations [B, 24, 3, 3]; betas [B, 10]; cam [B, 3] (s, tx, ty); joints [B, 24, 3] m, pelvis
+    at 0; joints2d [B, 24, 2] in the crop, -1..1; confidence_logit [B, 24]; attention
+    {level: [B, J_x + 1, H, W]} logits.
+    """
+
+    rotations: Tensor
+    betas: Tensor
+    cam: Tensor
+    joints: Tensor
+    joints2d: Tensor
+    confidence_logit: Tensor
+    attention: dict[str, Tensor]
+
+
+def weak_perspective(joints: Tensor, cam: Tensor) -> Tensor:
+    """[B, J, 3] m and (s, tx, ty) [B, 3] -> [B, J, 2] in the crop: s (X + t), -1..1."""
+    return cam[:, None, :1] * (joints[..., :2] + cam[:, None, 1:])
+
+
+class Rope(nn.Module):
+    """SMPL of the person in a crop, right under occlusion (paper section 3.2)."""
+
+    def __init__(self, config: RopeConfig, body: BodyData, spec: dict[str, Any] | None = None):
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.backbone = make_backbone(config.backbone, spec)
+        self.tokenizer = HierarchicalTokenizer(
+            self.backbone.channels, config.token_width, tuple(LEVEL_SIZES)
+        )
+        self.regressor = ContextualRegressor(
+            config.token_width,
+            self.backbone.context_width,
+            config.width,
+            whole_body=config.whole_body,
+            cross=config.cross,
+        )
+        mean = torch.as_tensor(body.rest_joints(torch.zeros(10).numpy()), dtype=torch.float32)
+        per_beta = body.rest_joints(torch.eye(10).numpy())
+        self.register_buffer("rest_mean", mean, persistent=False)
+        self.register_buffer(
+            "rest_dirs", torch.as_tensor(per_beta, dtype=torch.float32) - mean, persistent=False
+        )
+
+    def forward(self, images: Tensor) -> RopeOutput:
+        """``images`` [B, 3, 256, 256] RGB, 0..1."""
+        return self.from_features(self.backbone.trunk(images))
+
+    def from_features(self, maps: list[Tensor]) -> RopeOutput:
+        """The rest of the network on the trunk's maps, fresh or cached."""
+        features, context = self.backbone.fuse(maps)
+        tokens, attention = self.tokenizer(features)
+        answer = self.regressor(tokens, context)
+        rotations = rot6d_to_matrix(answer["rot6d"].float())
+        betas, cam = answer["betas"].float(), answer["cam"].float()
+        joints = self.joints(rotations, betas)
+        return RopeOutput(
+            rotations, betas, cam, joints, weak_perspective(joints, cam),
+            answer["confidence_logit"].float(), attention,
+        )  # fmt: skip
+
+    def joints(self, rotations: Tensor, betas: Tensor) -> Tensor:
+        """Joints of posed bodies, m, pelvis at 0, [B, 24, 3]."""
+        rest = self.rest_mean + torch.einsum("bk,kjc->bjc", betas, self.rest_dirs)
+        placed, _ = forward_kinematics(rotations, rest)
+        return placed - placed[:, :1]
+
+
+def save_rope(rope: Rope, path: str | Path) -> None:
+    """Write weights (fp16) and everything needed to build the network again."""
+    metadata = {"format": "ropetp-rope-1", "config": json.dumps(asdict(rope.config))}
+    if rope.spec is not None:
+        metadata["spec"] = json.dumps(rope.spec, separators=(",", ":"))
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in rope.state_dict().items()
+    }
+    save_file(tensors, str(path), metadata)
+
+
+def load_rope(path: str | Path, body: BodyData) -> Rope:
+    """A Rope in evaluation mode from a ``.safetensors`` file, on the CPU in fp32.
+
+    Raises RopeTPError when the file is missing, damaged, or made for another body.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RopeTPError(f"{path}: no such weights; run `ropetp doctor`")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        config = RopeConfig(**json.loads(metadata["config"]))
+        spec = json.loads(metadata["spec"]) if "spec" in metadata else None
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise RopeTPError(f"{path}: not a Rope weight file ({error})") from error
+    if config.body and config.body != body.label:
+        raise RopeTPError(
+            f"{path}: trained for the body {config.body}, not {body.label}; its shapes mean "
+            "nothing on another body"
+        )
+    rope = Rope(config, body, spec)
+    rope.load_state_dict({name: v.float() if v.is_floating_point() else v
+                          for name, v in state.items()})  # fmt: skip
+    return rope.eval()
