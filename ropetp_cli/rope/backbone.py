@@ -5,6 +5,7 @@ pretrained part, and where it is frozen its maps can be cached. ``fuse`` turns t
 for the tokenizer and one vector of context for the whole body.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.rope.blazepose import BlazePose
+from ropetp_cli.rope.blazepose import NUM_LANDMARKS, BlazePose
 
 IMAGE_SIZE = 256
 
@@ -72,45 +73,59 @@ class HRNetBackbone(Backbone):
 
 
 class BlazePoseBackbone(Backbone):
-    """The Apache-2.0 BlazePose landmark network as a pretrained trunk, 32 x 32.
+    """The Apache-2.0 BlazePose landmark network (heavy) as a pretrained trunk.
 
-    Its decoder maps are fused at stride 8; its own landmarks, positions in metres and last
-    features are the context vector.
+    Its maps are pooled to a ``grid`` of 16 x 16 and fused there. Its last features, its own
+    image landmarks and its positions in metres are the context vector.
     """
 
-    GRID = 32
+    CONTEXT_WIDTH = 256
 
-    def __init__(self, spec: dict[str, Any], channels: int = 128):
+    def __init__(self, spec: dict[str, Any], grid: int = 16, channels: int = 128):
         super().__init__()
         self.net = BlazePose.from_spec(spec)
+        self.grid = grid
         self.channels = channels
-        widths, vector_width = self.net.trunk_channels, self.net.trunk_vector_width
+        self.context_width = self.CONTEXT_WIDTH
+        *self.map_names, self.vector_name = self.net.trunk_names
         self.reduce = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels))
-            for width in widths
+            nn.Sequential(
+                nn.Conv2d(self.net.tap_shape(name)[0], channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            for name in self.map_names
         )
-        self.context_width = 256
-        self.context = nn.Sequential(nn.Linear(vector_width, self.context_width), nn.GELU())
+        vector_width = math.prod(self.net.tap_shape(self.vector_name)) + NUM_LANDMARKS * 8
+        self.context = nn.Sequential(
+            nn.BatchNorm1d(vector_width),
+            nn.Linear(vector_width, self.CONTEXT_WIDTH),
+            nn.GELU(),
+            nn.Linear(self.CONTEXT_WIDTH, self.CONTEXT_WIDTH),
+        )
+
+    @classmethod
+    def taps(cls, net: BlazePose) -> tuple[str, ...]:
+        """What :meth:`trunk` asks of the network; the rest of its graph may be left out."""
+        return (*net.trunk_names, "landmarks", "world")
 
     def trunk(self, images: Tensor) -> list[Tensor]:
-        return self.net.trunk(images)
+        found = self.net.features(images, self.taps(self.net))
+        maps = [F.adaptive_avg_pool2d(found[name], min(found[name].shape[-1], self.grid))
+                for name in self.map_names]  # fmt: skip
+        landmarks = torch.cat(
+            [found["landmarks"][..., :3] / (IMAGE_SIZE / 2) - 1, found["landmarks"][..., 3:]], -1
+        )
+        vector = [found[self.vector_name], landmarks, found["world"]]
+        return [*maps, torch.cat([part.flatten(1).float() for part in vector], dim=1)]
 
     def fuse(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         *grids, vector = maps
-        total = 0
-        for reduce, grid in zip(self.reduce, grids, strict=True):
-            total = total + self._to_grid(reduce(grid))
+        size = (self.grid, self.grid)
+        total = sum(
+            F.interpolate(reduce(grid), size=size, mode="bilinear", align_corners=False)
+            for reduce, grid in zip(self.reduce, grids, strict=True)
+        )
         return F.relu(total), self.context(vector)
-
-    def _to_grid(self, grid: Tensor) -> Tensor:
-        size = grid.shape[-1]
-        if size > self.GRID:
-            return F.avg_pool2d(grid, size // self.GRID)
-        if size < self.GRID:
-            return F.interpolate(
-                grid, size=(self.GRID, self.GRID), mode="bilinear", align_corners=False
-            )
-        return grid
 
 
 def make_backbone(name: str, spec: dict[str, Any] | None = None) -> Backbone:
