@@ -1,0 +1,125 @@
+"""Where the stages' answers meet: one rate, one world, one Motion a person.
+
+Only geometry: no network is run here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle, slerp
+from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
+
+
+@dataclass
+class Timeline:
+    """One person at the output rate: ``times`` [M] s in the video, ``source`` [M] the entry of
+    the track nearest in time."""
+
+    times: np.ndarray
+    source: np.ndarray
+    fps: float
+
+
+def make_timeline(timestamps: np.ndarray, fps: float) -> Timeline:
+    """The constant-rate frames that cover ``timestamps`` [N] s (strictly rising)."""
+    count = max(1, int(np.floor((timestamps[-1] - timestamps[0]) * fps + 1e-3)) + 1)
+    times = timestamps[0] + np.arange(count) / fps
+    right = np.clip(np.searchsorted(timestamps, times), 1, max(len(timestamps) - 1, 1))
+    right = np.minimum(right, len(timestamps) - 1)
+    left = np.maximum(right - 1, 0)
+    nearer_left = np.abs(times - timestamps[left]) <= np.abs(times - timestamps[right])
+    return Timeline(times, np.where(nearer_left, left, right), fps)
+
+
+def at_times(timestamps: np.ndarray, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Linear interpolation over the first axis: [N, ...] -> [M, ...]."""
+    flat = values.reshape(len(values), -1)
+    out = np.stack([np.interp(times, timestamps, column) for column in flat.T], axis=1)
+    return out.reshape(len(times), *values.shape[1:])
+
+
+def resample_poses(poses: PoseSequence, timestamps: np.ndarray, timeline: Timeline) -> PoseSequence:
+    """Rotations by slerp, everything else linearly."""
+    times = timeline.times
+    return PoseSequence(
+        rotations=slerp(timestamps, poses.rotations, times),
+        **{
+            name: at_times(timestamps, getattr(poses, name), times)
+            for name in ("betas", "joints", "pelvis", "joints2d", "confidence")
+        },
+    )
+
+
+def world_joints(poses: PoseSequence, camera_rotation: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Joints about the pelvis in world orientation, [M, 24, 3] m. ``camera_rotation``
+    [M, 3, 3] world-from-camera, ``rest`` [24, 3] the person's rest joints."""
+    rotations = poses.rotations.copy()
+    rotations[:, 0] = camera_rotation @ rotations[:, 0]
+    joints = forward_kinematics(rotations, rest)
+    return joints - joints[:, :1]
+
+
+def place_in_one_world(
+    paths: list[np.ndarray], camera_paths: list[np.ndarray], times: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Moves each path [M, 3] on the floor so that all people share one world.
+
+    The regenerated paths know no common origin. The first person begins over it; every other
+    path is moved by the median difference between it and the way the camera saw that person go,
+    ``camera_paths`` [M, 3] m in world axes about the camera, relative to the first.
+    """
+
+    def offset(path: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        return np.median((seen - path)[:, [0, 2]], axis=0)
+
+    first = paths[0] - paths[0][:1] * np.array([1.0, 0.0, 1.0])
+    origin = offset(first, camera_paths[0])
+    placed = [first]
+    for path, seen in zip(paths[1:], camera_paths[1:], strict=True):
+        moved = path.copy()
+        moved[:, [0, 2]] += offset(path, seen) - origin
+        placed.append(moved)
+    return placed
+
+
+def assemble_motion(
+    track: Track,
+    poses: PoseSequence,
+    timeline: Timeline,
+    camera: Camera,
+    camera_rotation: np.ndarray,
+    path: np.ndarray,
+    contacts: np.ndarray,
+    rest: np.ndarray,
+    body: str,
+) -> Motion:
+    """The Motion of one person from everything the stages said.
+
+    ``poses`` at the timeline's frames, camera axes; ``path`` [M, 3] of the pelvis in the world;
+    ``rest`` [24, 3] the rest joints of the person's shape: trans = pelvis - rest[0].
+    """
+    world = poses.rotations.copy()
+    world[:, 0] = camera_rotation @ world[:, 0]
+    trans = path - rest[0]
+    source = timeline.source
+    return Motion(
+        poses=matrix_to_axis_angle(world).reshape(-1, 72),
+        trans=trans,
+        betas=poses.betas[0],
+        fps=timeline.fps,
+        joints=forward_kinematics(world, rest, trans),
+        timestamps=timeline.times,
+        frame_index=track.frames[source],
+        boxes=track.boxes[source],
+        confidence=poses.confidence.mean(axis=1) * track.seen[source],
+        contacts=contacts,
+        joints2d=poses.joints2d,
+        camera_poses=matrix_to_axis_angle(poses.rotations).reshape(-1, 72),
+        camera_trans=poses.pelvis - rest[0],
+        camera_rotation=camera_rotation,
+        camera_focal=camera.focal,
+        camera_center=camera.center,
+        body=body,
+        person=track.id,
+    )

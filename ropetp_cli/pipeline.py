@@ -1,0 +1,422 @@
+"""The whole line, in the order of the paper's Figure 2. The only file that knows every stage."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropetp_cli import __version__, exchange
+from ropetp_cli.assembly import (
+    Timeline,
+    assemble_motion,
+    make_timeline,
+    place_in_one_world,
+    resample_poses,
+    world_joints,
+)
+from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.camera.focal import choose_focal
+from ropetp_cli.camera.gravity import LEVEL, level_rotation, up_from_people
+from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.files import writable_directory, write_json
+from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
+from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
+from ropetp_cli.people.detector import Detector
+from ropetp_cli.people.tracker import TrackingResult, follow_people
+from ropetp_cli.report import joint_agreement, motion_figures
+from ropetp_cli.rope.network import load_rope
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
+from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
+from ropetp_cli.trajectory.denoiser import load_denoiser
+from ropetp_cli.trajectory.sampling import regenerate_path
+from ropetp_cli.video.reader import VideoReader
+from ropetp_cli.weights import find_weights
+
+Advance = Callable[[int], None]
+#: ``progress(stage, total)`` is a context manager that yields ``advance(count)``.
+Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
+
+
+@dataclass
+class CaptureOptions:
+    """What ``ropetp capture`` may be told; the names are those of the command line."""
+
+    person: str = "all"
+    formats: tuple[str, ...] = ("npz", "bvh")
+    camera: str = "auto"
+    focal_px: float | None = None
+    focal_mm: float | None = None
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    steps: int = 100
+    seed: int = 0
+    up: str = "z"
+    previews: tuple[str, ...] = ("overlay",)
+    device: str = "auto"
+    body: str | None = None
+    weights: Path | None = None
+    detector: str | None = None
+    batch_size: int = 16
+
+
+@dataclass
+class Capture:
+    """A finished capture: the motions, the files written and the report."""
+
+    motions: list[Motion]
+    files: list[Path]
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def capture(
+    video: str | Path,
+    out: str | Path | None = None,
+    options: CaptureOptions | None = None,
+    progress: Progress | None = None,
+) -> Capture:
+    """One video in, every person's global motion out (paper Figure 2).
+
+    ``out`` is the directory to write, by default ``VIDEO-stem_ropetp``. Raises RopeTPError
+    (unreadable video, damaged weights, unwritable output) and NobodyFound.
+    """
+    options = options or CaptureOptions()
+    out = writable_directory(Path(out) if out else Path(f"{Path(video).stem}_ropetp"))
+    clock = Clock(progress)
+    device = choose_device(options.device)
+    body = load_body(options.body)
+    rope = RopePredictor(load_rope(find_weights("rope", options.weights), body), device)
+    denoiser = load_denoiser(find_weights("trajectory", options.weights))
+
+    people = find_people(video, options, device, clock)
+    tracks = pick_people(people.tracks, options.person)
+    answers = estimate_poses(video, tracks, rope, options, clock)
+
+    camera = choose_camera(people, options)
+    poses = [
+        to_camera(answer, track, body, camera, people.fps)
+        for answer, track in zip(answers, tracks, strict=True)
+    ]
+    if options.camera == "auto":
+        camera = level_with_people(camera, poses)
+
+    scenes = [
+        at_constant_rate(track, pose, people, options.fps or people.fps)
+        for track, pose in zip(tracks, poses, strict=True)
+    ]
+    motions = regenerate_paths(scenes, camera, body, denoiser, options, device, clock)
+
+    files = write_motions(motions, out, options, clock)
+    files += write_previews(video, motions, body, out, options, clock)
+    report = describe(people, camera, tracks, poses, motions, body, options)
+    report["stages"] = clock.table(sum(len(track) for track in tracks))
+    report["files"] = [path.name for path in files]
+    return Capture(motions, [*files, write_json(report, out / "report.json")], report)
+
+
+def find_people(
+    video: str | Path, options: CaptureOptions, device: str, clock: "Clock"
+) -> TrackingResult:
+    """Detect and follow everybody, streaming the video once."""
+    detector = Detector(options.detector, device=device)
+    with VideoReader(video, options.start, options.end) as reader:
+        with clock("people", reader.info.frame_count) as advance:
+            return follow_people(reader, detector, progress=advance)
+
+
+def pick_people(tracks: list[Track], wanted: str) -> list[Track]:
+    """``all``, ``largest`` or a comma-separated list of ids."""
+    if wanted == "all":
+        return tracks
+    if wanted == "largest":
+        return [max(tracks, key=lambda track: float(track.sizes.sum()))]
+    known = {track.id: track for track in tracks}
+    try:
+        ids = [int(word) for word in wanted.split(",")]
+        return [known[number] for number in dict.fromkeys(ids)]
+    except (ValueError, KeyError) as error:
+        have = ", ".join(str(number) for number in known)
+        raise RopeTPError(
+            f"--person {wanted}: expected all, largest or ids among {have} (see `ropetp tracks`)"
+        ) from error
+
+
+def estimate_poses(
+    video: str | Path,
+    tracks: list[Track],
+    rope: RopePredictor,
+    options: CaptureOptions,
+    clock: "Clock",
+) -> list[CropPoses]:
+    """Rope on every crop of every person, frames streamed once, crops in batches."""
+    first = {track.id: int(track.frames[0]) for track in tracks}
+    last = max(int(track.frames[-1]) for track in tracks)
+    answers: list[list[CropPoses]] = [[] for _ in tracks]
+    waiting: list[np.ndarray] = []
+    owners: list[int] = []
+
+    def flush(advance: Advance) -> None:
+        poses = rope.predict(np.stack(waiting))
+        for row, owner in enumerate(owners):
+            answers[owner].append(poses.take(np.array([row])))
+        advance(len(waiting))
+        waiting.clear()
+        owners.clear()
+
+    with (
+        VideoReader(video, options.start, options.end) as reader,
+        clock("pose", sum(len(track) for track in tracks)) as advance,
+    ):
+        for index, _, frame in reader:
+            if index > last:
+                break
+            here = [k for k, t in enumerate(tracks) if 0 <= index - first[t.id] < len(t)]
+            if not here:
+                continue
+            boxes = np.stack([tracks[k].boxes[index - first[tracks[k].id]] for k in here])
+            waiting.extend(crop_batch(frame, boxes)[0])
+            owners.extend(here)
+            if len(waiting) >= options.batch_size:
+                flush(advance)
+        if waiting:
+            flush(advance)
+    return [CropPoses.joined(parts) for parts in answers]
+
+
+def to_camera(
+    answer: CropPoses, track: Track, body: BodyData, camera: Camera, fps: float
+) -> PoseSequence:
+    """One person's crops brought to the camera's axes, with one shape, without frame noise."""
+    crops = [square_crop(box) for box in track.boxes]
+    centers = np.array([crop.center for crop in crops])
+    sizes = np.array([crop.size for crop in crops])
+    joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
+
+    turned = answer.rotations.copy()
+    turned[:, 0] = look_along(centers, camera.focal, camera.center) @ turned[:, 0]
+    rotations = smooth_rotations(turned, answer.confidence, fps)
+    betas = steady_betas(answer.betas, answer.confidence.mean(axis=1) * track.seen)
+    joints = posed_joints(rotations, body.rest_joints(betas))
+
+    pelvis = fit_pelvis(
+        joints, joints2d, answer.confidence, camera.focal, camera.center,
+        fallback=weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center),
+    )  # fmt: skip
+    pelvis = smooth_points(pelvis, fps)
+    return PoseSequence(
+        rotations=rotations,
+        betas=np.tile(betas, (len(track), 1)),
+        joints=joints,
+        pelvis=pelvis,
+        joints2d=camera.project(joints + pelvis[:, None]),
+        confidence=answer.confidence,
+    )
+
+
+def choose_camera(people: TrackingResult, options: CaptureOptions) -> Camera:
+    """A level camera that stands still, with the focal length given or assumed."""
+    focal, source = choose_focal(people.info.size, options.focal_px, options.focal_mm)
+    center = np.array(people.info.size) / 2.0
+    return Camera(focal, center, LEVEL[None], focal_source=source, source="static, level")
+
+
+def level_with_people(camera: Camera, poses: list[PoseSequence]) -> Camera:
+    """The same camera tilted so that the people in it stand upright."""
+    up = up_from_people(
+        [pose.joints for pose in poses], [pose.confidence.mean(axis=1) for pose in poses]
+    )
+    return replace(
+        camera, rotation=level_rotation(up)[None], source="static, tilt from upright people"
+    )
+
+
+@dataclass
+class Scene:
+    """One person at the constant output rate: ``poses`` at the frames of ``timeline``."""
+
+    track: Track
+    poses: PoseSequence
+    timeline: Timeline
+
+
+def at_constant_rate(
+    track: Track, poses: PoseSequence, people: TrackingResult, fps: float
+) -> Scene:
+    """Resample from the frames' own timestamps to ``fps``."""
+    times = people.times_of(track)
+    timeline = make_timeline(times, fps)
+    return Scene(track, resample_poses(poses, times, timeline), timeline)
+
+
+def regenerate_paths(
+    scenes: list[Scene],
+    camera: Camera,
+    body: BodyData,
+    denoiser: Any,
+    options: CaptureOptions,
+    device: str,
+    clock: "Clock",
+) -> list[Motion]:
+    """TrajDenoiser gives every root a new path; all people are put into one world."""
+    rests = [body.rest_joints(scene.poses.betas[0]) for scene in scenes]
+    turns = [np.repeat(camera.rotation[:1], len(scene.poses), axis=0) for scene in scenes]
+    paths, contacts, seen = [], [], []
+    with clock("path", sum(len(scene.poses) for scene in scenes)) as advance:
+        for scene, rest, turn in zip(scenes, rests, turns, strict=True):
+            result = regenerate_path(
+                denoiser,
+                world_joints(scene.poses, turn, rest),
+                scene.timeline.fps,
+                steps=options.steps,
+                seed=options.seed,
+                device=device,
+            )
+            paths.append(result.path)
+            contacts.append(result.contacts)
+            seen.append(np.einsum("nij,nj->ni", turn, scene.poses.pelvis))
+            advance(len(scene.poses))
+    return [
+        assemble_motion(
+            scene.track, scene.poses, scene.timeline, camera, turn, path, contact, rest, body.label
+        )
+        for scene, turn, path, contact, rest in zip(
+            scenes, turns, place_in_one_world(paths, seen), contacts, rests, strict=True
+        )
+    ]
+
+
+def write_motions(
+    motions: list[Motion], out: Path, options: CaptureOptions, clock: "Clock"
+) -> list[Path]:
+    """Every format asked for, one file a person."""
+    files = []
+    with clock("write", len(motions) * len(options.formats)) as advance:
+        for motion in motions:
+            for suffix in options.formats:
+                path = out / f"person_{motion.person:02d}.{suffix}"
+                exchange.write(motion, path, **({"up": options.up} if suffix == "npz" else {}))
+                files.append(path)
+                advance(1)
+    return files
+
+
+def write_previews(
+    video: str | Path,
+    motions: list[Motion],
+    body: BodyData,
+    out: Path,
+    options: CaptureOptions,
+    clock: "Clock",
+) -> list[Path]:
+    """The pictures asked for; the renderer is imported only then."""
+    if not options.previews:
+        return []
+    from ropetp_cli.preview import render_previews
+
+    with clock("preview", None) as advance:
+        return render_previews(
+            video, motions, body, out, options.previews, progress=advance,
+            start=options.start, end=options.end,
+        )  # fmt: skip
+
+
+def describe(
+    people: TrackingResult,
+    camera: Camera,
+    tracks: list[Track],
+    poses: list[PoseSequence],
+    motions: list[Motion],
+    body: BodyData,
+    options: CaptureOptions,
+) -> dict[str, Any]:
+    """The report: what was read, assumed and found, and how good it is by its own measure."""
+    info = people.info
+    tilt = np.degrees(np.arccos(np.clip((LEVEL.T @ camera.rotation[0])[1, 1], -1, 1)))
+    return {
+        "ropetp_version": __version__,
+        "video": {
+            "path": str(Path(info.path).resolve()),
+            "width": info.width,
+            "height": info.height,
+            "rotation": info.rotation,
+            "fps": round(people.fps, 4),
+            "frames": len(people.timestamps),
+            "start": options.start,
+            "end": options.end,
+        },
+        "camera": {
+            "source": camera.source,
+            "focal_px": round(camera.focal, 2),
+            "focal_source": camera.focal_source,
+            "tilt_degrees": round(float(tilt), 2),
+        },
+        "body": body.label,
+        "seed": options.seed,
+        "ddim_steps": options.steps,
+        "fps": round(motions[0].fps, 4),
+        "warnings": people.warnings,
+        "people": [
+            {
+                "id": track.id,
+                "frames": len(track),
+                "frames_seen": int(track.seen.sum()),
+                "first_frame": int(track.frames[0]),
+                "last_frame": int(track.frames[-1]),
+                "output_frames": len(motion),
+                "joint_agreement": joint_agreement(pose.joints2d, track.keypoints, track.boxes),
+                **motion_figures(motion),
+            }
+            for track, pose, motion in zip(tracks, poses, motions, strict=True)
+        ],
+    }
+
+
+def choose_device(name: str) -> str:
+    """``auto`` takes CUDA, then MPS, then the CPU."""
+    import torch
+
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available[name]:
+        raise RopeTPError(f"--device {name}: not available here; `ropetp doctor` says why")
+    return name
+
+
+class Clock:
+    """Times the stages and passes their progress on."""
+
+    def __init__(self, progress: Progress | None = None):
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str, total: int | None) -> Iterator[Advance]:
+        began = time.perf_counter()
+        try:
+            if self.progress is None:
+                yield lambda count=1: None
+            else:
+                with self.progress(stage, total) as advance:
+                    yield advance
+        finally:
+            self.seconds[stage] = time.perf_counter() - began
+
+    def table(self, person_frames: int) -> dict[str, dict[str, float]]:
+        """Seconds and milliseconds a person-frame of every stage."""
+        return {
+            stage: {
+                "seconds": round(spent, 3),
+                "ms_per_person_frame": round(1000 * spent / max(person_frames, 1), 2),
+            }
+            for stage, spent in self.seconds.items()
+        }
