@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
+from ropetp_cli.runs import finished_report, run_key
 from ropetp_cli.trajectory.denoiser import load_denoiser
 from ropetp_cli.trajectory.sampling import regenerate_path
 from ropetp_cli.video.reader import VideoReader
@@ -67,11 +68,19 @@ class CaptureOptions:
 
 @dataclass
 class Capture:
-    """A finished capture: the motions, the files written and the report."""
+    """A finished capture: the directory ``out`` with the files the report names."""
 
-    motions: list[Motion]
-    files: list[Path]
-    report: dict[str, Any] = field(default_factory=dict)
+    out: Path
+    report: dict[str, Any]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.out / name for name in [*self.report["files"], "report.json"]]
+
+    @property
+    def motions(self) -> list[Motion]:
+        """The motions written as npz, one a person."""
+        return [exchange.read(path) for path in self.files if path.suffix == ".npz"]
 
 
 def capture(
@@ -79,14 +88,21 @@ def capture(
     out: str | Path | None = None,
     options: CaptureOptions | None = None,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> Capture:
     """One video in, every person's global motion out (paper Figure 2).
 
-    ``out`` is the directory to write, by default ``VIDEO-stem_ropetp``. Raises RopeTPError
-    (unreadable video, damaged weights, unwritable output) and NobodyFound.
+    ``out`` is the directory to write, by default ``VIDEO-stem_ropetp``; when it holds the
+    finished capture of the same video, options, weights and version, nothing is done unless
+    ``force``. Raises RopeTPError (unreadable video, damaged weights, unwritable output) and
+    NobodyFound.
     """
     options = options or CaptureOptions()
+    VideoReader(video, options.start, options.end).close()  # a bad video stops here, early
     out = writable_directory(Path(out) if out else Path(f"{Path(video).stem}_ropetp"))
+    key = run_key(video, options)
+    if not force and (report := finished_report(out, key)):
+        return Capture(out, report)
     clock = Clock(progress)
     device = choose_device(options.device)
     body = load_body(options.body)
@@ -114,9 +130,13 @@ def capture(
     files = write_motions(motions, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
     report = describe(people, camera, tracks, poses, motions, body, options)
-    report["stages"] = clock.table(sum(len(track) for track in tracks))
-    report["files"] = [path.name for path in files]
-    return Capture(motions, [*files, write_json(report, out / "report.json")], report)
+    report |= {
+        "key": key,
+        "stages": clock.table(sum(len(track) for track in tracks)),
+        "files": [path.name for path in files],
+    }
+    write_json(report, out / "report.json")
+    return Capture(out, report)
 
 
 def find_people(

@@ -213,6 +213,23 @@ class BlazePose(nn.Module):
         raise RopeTPError(f"the BlazePose graph holds an unknown operation '{node['op']}'")
 
 
+def keep_only(net: BlazePose, names: Sequence[str]) -> BlazePose:
+    """A network that computes the named taps and outputs alone, without the weights of the rest."""
+    wanted = {name: net._node_name(name) for name in names}
+    nodes = [net.nodes[index] for index, _ in net._plan(tuple(sorted(set(wanted.values()))))]
+    held = {node["name"] for node in nodes}
+    spec = {
+        **net.spec,
+        "nodes": nodes,
+        "outputs": {name: node for name, node in net.outputs.items() if node in held},
+        "taps": {name: node for name, node in net.taps.items() if node in held},
+    }
+    smaller = BlazePose(spec)
+    own = smaller.state_dict()
+    smaller.load_state_dict({name: net.state_dict()[name] for name in own})
+    return smaller
+
+
 def _is_symmetric(pad: Sequence[int]) -> bool:
     return pad[0] == pad[1] and pad[2] == pad[3]
 

@@ -1,0 +1,82 @@
+"""Options that ``capture`` and ``batch`` share, and the checks that need no heavy import."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+FORMATS = ("npz", "bvh", "glb", "fbx")
+PREVIEWS = ("none", "overlay", "world", "side-by-side", "viewer")
+
+
+class Words(click.ParamType):
+    """A comma-separated list of known words."""
+
+    name = "list"
+
+    def __init__(self, known: tuple[str, ...]):
+        self.known = known
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return ",".join(self.known)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(dict.fromkeys(word.strip().lower() for word in value.split(",")))
+        for word in words:
+            if word not in self.known:
+                self.fail(f"{word!r} is not one of {', '.join(self.known)}", param, ctx)
+        return words
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+_OPTIONS = [
+    click.option("--person", default="all", show_default=True, metavar="all|largest|ID[,ID]",
+                 help="Whom to capture; ids as `ropetp tracks` shows them."),
+    click.option("--format", "formats", type=Words(FORMATS), default="npz,bvh",
+                 show_default=True, help="Files to write for each person."),
+    click.option("--camera", type=click.Choice(["auto", "static", "moving"]), default="auto",
+                 show_default=True, help="auto tilts a static camera so that people stand "
+                 "upright; static takes it as level."),
+    click.option("--focal-px", type=POSITIVE, help="Focal length, px."),
+    click.option("--focal-mm", type=POSITIVE, help="Focal length, mm, 35 mm equivalent."),
+    click.option("--start", type=click.FloatRange(min=0), help="Begin here, s."),
+    click.option("--end", type=POSITIVE, help="End here, s."),
+    click.option("--fps", type=click.FloatRange(min=0, min_open=True, max=1000),
+                 help="Output rate; the video's true average if not given."),
+    click.option("--steps", type=click.IntRange(1, 1000), default=100, show_default=True,
+                 help="DDIM steps of the path."),
+    click.option("--seed", type=int, default=0, show_default=True,
+                 help="The same seed gives the same file."),
+    click.option("--up", type=click.Choice(["y", "z"]), default="z", show_default=True,
+                 help="Up axis of the npz (BVH and GLB are y-up)."),
+    click.option("--physics/--no-physics", default=True, show_default=True,
+                 help="Clean the motion in a physics simulation."),
+    click.option("--preview", "previews", type=Words(PREVIEWS), default="overlay",
+                 show_default=True, help="Pictures to draw."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
+                 show_default=True),
+    click.option("--body", metavar="FILE", help="A licensed SMPL file, or `smpl` for the one "
+                 "that `ropetp setup body` installed."),
+    click.option("--weights", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Weights other than those that ship."),
+    click.option("--detector", metavar="FILE", help="Other ultralytics detector weights."),
+    click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True,
+                 help="Crops at a time."),
+]  # fmt: skip
+
+
+def capture_options(command: Callable) -> Callable:
+    """Adds the options of :class:`ropetp_cli.pipeline.CaptureOptions` to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_span(start: float | None, end: float | None) -> None:
+    """--end must come after --start."""
+    if start is not None and end is not None and end <= start:
+        raise click.BadParameter(f"--end {end} is not after --start {start}")

@@ -1,0 +1,383 @@
+"""Training Rope (paper section 3.4): all losses first, then without the part segmentation.
+
+One run is one leg: it goes on from a checkpoint, stops after so many minutes and leaves the next
+checkpoint and the best weights. Two ways to run it:
+
+* trunk frozen (any CPU): augmented variants of every crop go through the pretrained trunk once,
+  its maps are cached on disk, and the rest of the network trains on them;
+* whole network (a GPU): crops are augmented by worker processes as they are needed.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.evaluation.pose import CropPredictions, real_figures, rendered_figures
+from ropetp_cli.rope.backbone import BlazePoseBackbone
+from ropetp_cli.rope.blazepose import import_tflite, keep_only
+from ropetp_cli.rope.losses import LossWeights, RopeTargets, rope_loss
+from ropetp_cli.rope.network import Rope, RopeConfig, save_rope
+from ropetp_cli.training.crops import CropSet, Sample, augment, collate
+
+TARGET_FIELDS = tuple(RopeTargets.__dataclass_fields__)
+TRUNK = "backbone.net."
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One leg. ``variants``: augmented copies of each crop that go into the cache; ``share``:
+    how often a batch row comes from each set; ``attention_until``: the share of all ``steps``
+    after which the segmentation loss is dropped (the paper's first 100 epochs)."""
+
+    data: Path
+    out: Path
+    sets: tuple[str, ...] = ("syn_train", "real_train")
+    share: tuple[float, ...] = (0.5, 0.5)
+    variants: tuple[int, ...] = (1, 2)
+    tests: tuple[str, ...] = ("syn_test", "real_val")
+    backbone: str = "blazepose"
+    trunk: Path | None = None
+    train_trunk: bool = False
+    resume: Path | None = None
+    cache: Path | None = None
+    minutes: float = 10.0
+    steps: int = 20000
+    batch: int = 64
+    rate: float = 1e-3
+    trunk_rate: float = 1e-4
+    attention_until: float = 0.5
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 0
+
+
+def build(options: TrainOptions, body: BodyData) -> Rope:
+    """A fresh Rope, its trunk from ``options.trunk`` where that is given."""
+    config = RopeConfig(backbone=options.backbone, body=body.label)
+    if options.backbone != "blazepose":
+        return Rope(config, body)
+    if options.trunk is None:
+        raise RopeTPError("--trunk: give the BlazePose landmark .tflite to start from")
+    source = import_tflite(options.trunk)
+    net = keep_only(source, BlazePoseBackbone.taps(source))
+    rope = Rope(config, body, net.spec)
+    rope.backbone.net.load_state_dict(net.state_dict())
+    return rope
+
+
+class FrozenMaps:
+    """The trunk's maps of augmented crops, cached on disk as fp16, with their labels."""
+
+    def __init__(self, directory: Path, crops: CropSet):
+        self.maps = [
+            np.load(path, mmap_mode="r")
+            for path in sorted(directory.glob(f"{crops.name}_maps*.npy"))
+        ]
+        with np.load(directory / f"{crops.name}_targets.npz") as file:
+            self.targets = {name: file[name] for name in TARGET_FIELDS}
+
+    def __len__(self) -> int:
+        return len(self.maps[0])
+
+    def batch(self, index: np.ndarray) -> tuple[list[Tensor], RopeTargets]:
+        index = np.sort(index)
+        maps = [torch.from_numpy(m[index]).float() for m in self.maps]
+        return maps, RopeTargets(**{k: torch.from_numpy(v[index]) for k, v in self.targets.items()})
+
+    @classmethod
+    @torch.inference_mode()
+    def fill(
+        cls, directory: Path, crops: CropSet, rope: Rope, variants: int, seed: int, log
+    ) -> "FrozenMaps":
+        """Make the cache if it is not there. ``variants`` 0: the crops as they are."""
+        done = directory / f"{crops.name}_done.json"
+        wanted = {"crops": len(crops), "variants": variants, "seed": seed}
+        if done.is_file() and json.loads(done.read_text()) == wanted:
+            return cls(directory, crops)
+        directory.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        total = len(crops) * max(variants, 1)
+        files: list[np.ndarray] = []
+        targets: list[RopeTargets] = []
+        rendered = bool(crops.labels["has_mask"].any())
+        began = time.perf_counter()
+        for start in range(0, total, 32):
+            rows = [k % len(crops) for k in range(start, min(start + 32, total))]
+            samples = [crops.sample(k) for k in rows]
+            if variants:
+                samples = [
+                    augment(s, rng, np.array(crops.images[rng.integers(len(crops))]), rendered)
+                    for s in samples
+                ]
+            maps = rope.backbone.trunk(to_images(samples))
+            if not files:
+                files = [
+                    np.lib.format.open_memmap(
+                        directory / f"{crops.name}_maps{k}.npy", "w+", np.float16,
+                        (total, *m.shape[1:]),
+                    )
+                    for k, m in enumerate(maps)
+                ]  # fmt: skip
+            for file, values in zip(files, maps, strict=True):
+                file[start : start + len(rows)] = values.clamp(-6e4, 6e4).half().numpy()
+            targets.append(collate(samples))
+            if start % 3200 == 0:
+                rate = (start + len(rows)) / (time.perf_counter() - began)
+                log(f"{crops.name}: {start + len(rows)} of {total} crops, {rate:.0f}/s")
+        for file in files:
+            file.flush()
+        joined = {
+            name: torch.cat([getattr(t, name) for t in targets]).numpy() for name in TARGET_FIELDS
+        }
+        np.savez(directory / f"{crops.name}_targets.npz", **joined)
+        done.write_text(json.dumps(wanted))
+        return cls(directory, crops)
+
+
+def to_images(samples: list[Sample]) -> Tensor:
+    """uint8 crops -> [B, 3, 256, 256] floats 0..1, channels last."""
+    images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+class LiveCrops(torch.utils.data.Dataset):
+    """Augmented crops made when they are asked for, for the whole-network way."""
+
+    def __init__(self, sets: list[CropSet], share: tuple[float, ...], seed: int, length: int):
+        self.sets, self.seed, self.length = sets, seed, length
+        self.share = np.array(share) / np.sum(share)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng((self.seed, index))
+        crops = self.sets[rng.choice(len(self.sets), p=self.share)]
+        other = np.array(crops.images[rng.integers(len(crops))])
+        rendered = bool(crops.labels["has_mask"].any())
+        return augment(crops.sample(int(rng.integers(len(crops)))), rng, other, rendered)
+
+
+def cached_batches(
+    sets: list[FrozenMaps], options: TrainOptions, seed: int
+) -> Iterator[tuple[list[Tensor], RopeTargets]]:
+    """Batches from the caches, without end."""
+    rng = np.random.default_rng(seed)
+    share = np.array(options.share) / np.sum(options.share)
+    while True:
+        counts = rng.multinomial(options.batch, share)
+        parts = [
+            cache.batch(rng.integers(len(cache), size=count))
+            for cache, count in zip(sets, counts, strict=True)
+            if count
+        ]
+        maps = [torch.cat(level) for level in zip(*(p[0] for p in parts), strict=True)]
+        yield (
+            maps,
+            RopeTargets(**{k: torch.cat([getattr(p[1], k) for p in parts]) for k in TARGET_FIELDS}),
+        )
+
+
+def live_batches(
+    sets: list[CropSet], options: TrainOptions, seed: int
+) -> Iterator[tuple[list[Tensor], RopeTargets]]:
+    """Batches of pictures; the single "map" is the picture itself."""
+    data = LiveCrops(sets, options.share, seed, options.batch * options.steps)
+    loader = torch.utils.data.DataLoader(
+        data, options.batch, num_workers=options.workers, drop_last=True,
+        collate_fn=lambda samples: ([to_images(samples)], collate(samples)),
+        prefetch_factor=4 if options.workers else None, persistent_workers=options.workers > 0,
+    )  # fmt: skip
+    yield from loader
+
+
+class Average:
+    """Exponential moving average of a network's weights."""
+
+    def __init__(self, rope: Rope, frozen: str | None, decay: float = 0.999):
+        self.rope = copy.deepcopy(rope).eval()
+        self.frozen = frozen
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, rope: Rope, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = rope.state_dict()
+        for name, mean in self.rope.state_dict().items():
+            if self.frozen and name.startswith(self.frozen):
+                continue
+            new = current[name]
+            if mean.is_floating_point():
+                mean.lerp_(new, 1 - decay)
+            else:
+                mean.copy_(new)
+
+
+@torch.inference_mode()
+def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) -> CropPredictions:
+    """Rope's answers on a whole set, from cached maps where there are some."""
+    outputs = []
+    for start in range(0, len(crops), 64):
+        index = np.arange(start, min(start + 64, len(crops)))
+        if cached is not None:
+            output = rope.from_features([m.to(device) for m in cached.batch(index)[0]])
+        else:
+            output = rope(to_images([crops.sample(int(k)) for k in index]).to(device))
+        outputs.append(
+            [v.cpu().numpy() for v in
+             (output.joints, output.joints2d, output.rotations, output.betas)]
+        )  # fmt: skip
+    return CropPredictions(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+
+
+def figures(
+    rope: Rope,
+    tests: dict[str, tuple[CropSet, FrozenMaps | None]],
+    body: BodyData,
+    device: str,
+) -> dict[str, dict[str, float]]:
+    """The figures of every test set."""
+    result = {}
+    for name, (crops, cached) in tests.items():
+        predictions = predict(rope, crops, device, cached)
+        if "lsp2d" in crops.labels:
+            result[name] = real_figures(predictions, crops)
+        else:
+            result[name] = rendered_figures(predictions, crops, body)
+    return result
+
+
+def score(found: dict[str, dict[str, float]]) -> float:
+    """One number to choose by, lower is better: millimetres and missed keypoints weigh alike."""
+    total = 0.0
+    for values in found.values():
+        total += values.get("mpjpe_mm", 0.0) / 100
+        total += 1 - values["pck@0.2"] if "pck@0.2" in values else 0.0
+    return total
+
+
+def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
+    """Run one leg; returns the figures of the weights written to ``options.out``.
+
+    Beside them stands ``OUT.ckpt`` with everything the next leg needs.
+    """
+    torch.manual_seed(options.seed)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" \
+        else options.device  # fmt: skip
+    body = load_body()
+    sets = [CropSet.load(options.data, name) for name in options.sets]
+    tests = {name: (CropSet.load(options.data, name), None) for name in options.tests}
+    rope = build(options, body)
+    step = 0
+    state = None
+    if options.resume:
+        state = torch.load(options.resume, map_location="cpu", weights_only=True)
+        rope.load_state_dict(state["rope"])
+        step = state["step"]
+
+    if not options.train_trunk:
+        rope.eval()
+        cache = options.cache or options.data / "cache"
+        frozen = [
+            FrozenMaps.fill(cache, crops, rope, count, options.seed, log)
+            for crops, count in zip(sets, options.variants, strict=True)
+        ]
+        tests = {
+            name: (crops, FrozenMaps.fill(cache, crops, rope, 0, 0, log))
+            for name, (crops, _) in tests.items()
+        }
+        batches = cached_batches(frozen, options, options.seed + step)
+    else:
+        batches = live_batches(sets, options, options.seed + step)
+
+    rope.to(device, memory_format=torch.channels_last)
+    rope.backbone.net.requires_grad_(options.train_trunk)
+    average = Average(rope, None if options.train_trunk else TRUNK)
+    trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
+    rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
+    groups = [{"params": rest, "lr": options.rate}]
+    if options.train_trunk:
+        groups.append({"params": trunk, "lr": options.trunk_rate})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda k: min((k + 1) / 500, 1) * (0.02 + 0.98 * 0.5 * (1 + math.cos(
+            math.pi * min(k / options.steps, 1)))),
+    )  # fmt: skip
+    if state:
+        average.rope.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+    best = state["best"] if state else math.inf
+
+    def checkpoint() -> dict[str, dict[str, float]]:
+        nonlocal best
+        found = figures(average.rope.eval(), tests, body, device)
+        kept = score(found) < best
+        if kept:
+            best = score(found)
+            save_rope(average.rope, options.out)
+        log(f"step {step}: {json.dumps(found)}{' *' if kept else ''}")
+        torch.save(
+            {
+                "rope": rope.state_dict(),
+                "average": average.rope.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "step": step,
+                "best": best,
+                "options": json.dumps(asdict(options), default=str),
+            },
+            options.out.with_suffix(".ckpt"),
+        )
+        return found
+
+    weights = LossWeights()
+    end = time.perf_counter() + 60 * options.minutes
+    next_check = time.perf_counter() + min(180.0, 20 * options.minutes)
+    sums: dict[str, float] = {}
+    counted = 0
+    for maps, targets in batches:
+        if step >= options.steps or time.perf_counter() > end:
+            break
+        phase = weights if step < options.attention_until * options.steps else replace(
+            weights, attention=0.0)  # fmt: skip
+        rope.train()
+        if not options.train_trunk:
+            rope.backbone.net.eval()
+        maps = [m.to(device, non_blocking=True) for m in maps]
+        targets = RopeTargets(
+            **{k: getattr(targets, k).to(device, non_blocking=True) for k in TARGET_FIELDS}
+        )
+        with torch.autocast(device, torch.bfloat16):
+            output = rope(maps[0]) if options.train_trunk else rope.from_features(maps)
+            loss, terms = rope_loss(output, targets, phase)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(rest, 1.0)
+        if options.train_trunk:
+            torch.nn.utils.clip_grad_norm_(trunk, 1.0)
+        optimizer.step()
+        scheduler.step()
+        step += 1
+        average.update(rope, step)
+        counted += 1
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value
+        if time.perf_counter() > next_check:
+            means = {name: round(value / counted, 4) for name, value in sums.items()}
+            log(f"step {step}: loss terms {json.dumps(means)}")
+            sums, counted = {}, 0
+            checkpoint()
+            next_check = time.perf_counter() + 180
+    return checkpoint()
