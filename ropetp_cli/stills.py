@@ -1,0 +1,129 @@
+"""Still images: people found or given as boxes, Rope on each, nothing assumed of time."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ropetp_cli.body.model import BodyData
+from ropetp_cli.body.rotations import matrix_to_axis_angle
+from ropetp_cli.errors import NobodyFound, RopeTPError
+from ropetp_cli.files import atomic_path
+from ropetp_cli.people.crops import crop_batch, crop_to_frame
+from ropetp_cli.people.detector import Detector
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+Boxes = dict[str, np.ndarray]
+
+
+def list_images(paths: list[Path]) -> list[Path]:
+    """The images named, and those in the directories named, sorted within each."""
+    images: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            images += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            images.append(path)
+        else:
+            raise RopeTPError(f"{path}: no such file or directory")
+    if not images:
+        raise RopeTPError(f"{paths[0]}: holds no image ({', '.join(SUFFIXES)})")
+    return images
+
+
+def read_boxes(path: Path) -> Boxes:
+    """``{"image name": [[x0, y0, x1, y1], ...]}`` in px -> arrays [P, 4] by image name."""
+    try:
+        content = json.loads(path.read_text())
+        boxes = {
+            name: np.asarray(rows, dtype=np.float64).reshape(-1, 4)
+            for name, rows in content.items()
+        }
+    except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
+        raise RopeTPError(
+            f'{path}: not a boxes file; expected {{"image name": [[x0, y0, x1, y1], ...]}} in px'
+        ) from error
+    for name, rows in boxes.items():
+        if not np.isfinite(rows).all() or (rows[:, 2:] <= rows[:, :2]).any():
+            raise RopeTPError(f"{path}: {name!r} has a box that is not x0 < x1, y0 < y1")
+    return boxes
+
+
+def pose_images(
+    images: list[Path],
+    out: Path,
+    rope: RopePredictor,
+    body: BodyData,
+    detector: Detector | None,
+    boxes: Boxes | None,
+    batch_size: int = 16,
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[int, list[str]]:
+    """Poses of everybody in ``images``, written to ``out`` as one npz.
+
+    ``boxes`` by image name (with or without its directory) replaces detection. Keys: image [n],
+    boxes [n, 4], joints2d [n, 24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), poses
+    [n, 72], betas [n, 10], cam [n, 3], confidence [n], body. Returns how many people, and a line
+    for every image that was left out. Raises NobodyFound when nobody is left.
+    """
+    names, rows, notes = [], [], []
+    answers: list[CropPoses] = []
+    crops, centers, sizes = [], [], []
+
+    def flush() -> None:
+        if crops:
+            answers.append(rope.predict(np.stack(crops)))
+            crops.clear()
+
+    for path in images:
+        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if frame is None:
+            notes.append(f"{path}: not an image that can be read, left out")
+            advance(1)
+            continue
+        found = _boxes_of(path, frame, detector, boxes)
+        if len(found) == 0:
+            notes.append(f"{path}: nobody found")
+        else:
+            cut, where, side = crop_batch(frame, found)
+            crops.extend(cut)
+            centers.extend(where)
+            sizes.extend(side)
+            names += [path.name] * len(found)
+            rows.append(found)
+        if len(crops) >= batch_size:
+            flush()
+        advance(1)
+    flush()
+    if not answers:
+        raise NobodyFound(f"{images[0]}: nobody found in {len(images)} image(s); try --boxes FILE")
+    poses = CropPoses.joined(answers)
+    rest = body.rest_joints(poses.betas)
+    with atomic_path(out) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            image=np.array(names),
+            boxes=np.concatenate(rows),
+            joints2d=crop_to_frame(poses.joints2d, np.array(centers), np.array(sizes)),
+            joints3d=posed_joints(poses.rotations, rest),
+            poses=matrix_to_axis_angle(poses.rotations).reshape(-1, 72),
+            betas=poses.betas,
+            cam=poses.cam,
+            confidence=poses.confidence.mean(axis=1),
+            body=np.array(body.label),
+        )
+    return len(names), notes
+
+
+def _boxes_of(
+    path: Path, frame: np.ndarray, detector: Detector | None, boxes: Boxes | None
+) -> np.ndarray:
+    if boxes is None:
+        return detector.detect(frame).boxes
+    for key in (str(path), path.name, path.stem):
+        if key in boxes:
+            return boxes[key]
+    return np.zeros((0, 4))
