@@ -1,0 +1,70 @@
+"""``ropetp train``: the paper's two training loops."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def command() -> None:
+    """Train Rope or the trajectory denoiser."""
+
+
+@command.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Weights to write (.safetensors); the checkpoint lies beside them.",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True
+)
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Go on from a checkpoint (.ckpt).",
+)
+@click.option("--batch", type=click.IntRange(1), default=24, show_default=True)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Highest learning rate.",
+)
+@click.option("--check-minutes", type=click.FloatRange(min=0, min_open=True), default=10.0)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def trajectory(
+    data: Path,
+    out: Path,
+    minutes: float,
+    resume: Path | None,
+    batch: int,
+    rate: float,
+    check_minutes: float,
+    threads: int | None,
+    device: str,
+    seed: int,
+) -> None:
+    """Train TrajDenoiser on DATA/mocap_train.npz, watched on DATA/mocap_val.npz."""
+    import torch
+
+    from ropetp_cli.training.trajectory import TrajTraining, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    training = TrajTraining(
+        minutes=minutes, batch=batch, rate=rate, check_minutes=check_minutes, seed=seed
+    )
+    train(
+        data,
+        out,
+        training,
+        resume=resume,
+        device=device,
+        report=lambda line: click.echo(line, err=True),
+    )

@@ -1,0 +1,291 @@
+"""TrajDenoiser (paper sections 3.3 and 3.4): the clean root path from a noisy one and the joints.
+
+As the paper has it: 12 transformer layers of 8 heads, a linear condition encoder on the
+root-relative joints, condition and noisy path mapped to one width and concatenated, the clean
+path predicted. "Default skip connections" is read as in motion diffusion practice: besides the
+residual connections, the output of layer i joins the input of layer 13 - i (U-shaped).
+
+Where the paper is silent:
+
+- The condition of a frame holds its joints and their differences to neighbouring frames. The
+  encoder stays linear, and a velocity need not be dug out of positions a hundred times larger.
+- The head says how the path moves, not where it is: for every frame, how far each joint may be
+  taken as fixed in the world (a softmax; the pelvis, which never moves, stands for "none"), plus
+  a free rest. The path is the sum of the movements, so that nothing depends on where it started.
+- The height is seen in two ways, as a movement and as a distance to the floor; the path follows
+  the first over short times and the second over long ones, so that it can climb and cannot sink.
+- Positions enter the attention as rotary embeddings: any length works.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ropetp_cli.body.skeleton import ANKLES, FEET, NUM_JOINTS
+from ropetp_cli.errors import RopeTPError
+
+FORMAT = "ropetp-trajectory-1"
+
+
+@dataclass(frozen=True)
+class TrajConfig:
+    """How a TrajDenoiser is built; stored with its weights.
+
+    ``window`` is the number of frames it was trained on and ``fps`` their rate; ``diffusion_steps``
+    and ``schedule`` belong to :class:`~ropetp_cli.trajectory.diffusion.Diffusion`; a path is
+    diffused as (metres - (0, ``height_center``, 0)) / ``path_scale``; ``height_seconds`` is the
+    time after which the height follows the floor rather than the sum of movements.
+    """
+
+    layers: int = 12
+    heads: int = 8
+    width: int = 128
+    feedforward: int = 256
+    window: int = 120
+    fps: float = 30.0
+    diffusion_steps: int = 1000
+    schedule: str = "cosine"
+    path_scale: float = 1.0
+    height_center: float = 0.9
+    height_seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.layers < 2 or self.layers % 2:
+            raise RopeTPError(f"TrajDenoiser of {self.layers} layers: the skips need an even count")
+        if self.width % (2 * self.heads):
+            raise RopeTPError(
+                f"TrajDenoiser of width {self.width}: expected a multiple of {2 * self.heads}"
+            )
+
+
+@dataclass
+class Condition:
+    """What the joints say, worked out once for all diffusion steps.
+
+    tokens [B, N, width]; pivots [B, N, 48, 3] m, how the root moves until the next frame if that
+    joint stands still (24 joints, then the same smoothed); heights [B, N, 24] m, the pelvis's
+    height if that joint is on the floor.
+    """
+
+    tokens: Tensor
+    pivots: Tensor
+    heights: Tensor
+
+    def __getitem__(self, frames: slice | Tensor) -> "Condition":
+        """Some frames of every sequence; an index [W, n] makes the W windows the batch of a
+        single sequence."""
+        if isinstance(frames, slice):
+            return Condition(
+                self.tokens[:, frames], self.pivots[:, frames], self.heights[:, frames]
+            )
+        return Condition(self.tokens[0, frames], self.pivots[0, frames], self.heights[0, frames])
+
+
+@dataclass
+class Movement:
+    """The head's answer: displacement [B, N, 3] m from each frame to the next (the last one is
+    not used) and height [B, N] m of the pelvis above the floor."""
+
+    displacement: Tensor
+    height: Tensor
+
+
+def neighbours(joints: Tensor, offset: int) -> Tensor:
+    """Joints [B, N, ...] ``offset`` frames later; beyond the ends, the end."""
+    count = joints.shape[1]
+    index = (torch.arange(count, device=joints.device) + offset).clamp(0, count - 1)
+    return joints[:, index]
+
+
+def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
+    """Sines and cosines of the diffusion step, [B] -> [B, width]."""
+    rates = torch.exp(
+        -math.log(10000) * torch.arange(width // 2, device=timestep.device) / (width // 2)
+    )
+    angles = timestep.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def rotary(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [count, size / 2] of rotary position embeddings."""
+    rates = 1000.0 ** (-torch.arange(size // 2, device=device) / (size // 2))
+    angles = torch.arange(count, device=device)[:, None] * rates
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer with rotary positions."""
+
+    def __init__(self, width: int, heads: int, feedforward: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_feedforward = nn.LayerNorm(width)
+        self.up = nn.Linear(width, feedforward)
+        self.down = nn.Linear(feedforward, width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, count, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, count, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
+        attended = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, count, width))
+        return x + self.down(F.gelu(self.up(self.norm_feedforward(x)), approximate="tanh"))
+
+
+class TrajDenoiser(nn.Module):
+    """The clean root path from a noisy one, guided by the joints."""
+
+    #: Frame differences in the condition (later - earlier) and what brings them to about 1.
+    DIFFERENCES = ((1, 0, 10.0), (0, -1, 10.0), (4, -4, 3.0))
+    #: Smoothing of the second half of the pivots, frames -3 to 3.
+    SMOOTHING = (1 / 64, 6 / 64, 15 / 64, 20 / 64, 15 / 64, 6 / 64, 1 / 64)
+
+    def __init__(self, config: TrajConfig | None = None):
+        super().__init__()
+        self.config = config = config or TrajConfig()
+        width, half = config.width, config.layers // 2
+        features = NUM_JOINTS * 3 * (1 + len(self.DIFFERENCES))
+        self.encode_condition = nn.Linear(features, width)
+        self.encode_path = nn.Linear(3, width)
+        self.merge = nn.Linear(2 * width, width)
+        self.encode_step = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.layers = nn.ModuleList(
+            Layer(width, config.heads, config.feedforward) for _ in range(config.layers)
+        )
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(half))
+        self.norm = nn.LayerNorm(width)
+        self.pivot = nn.Linear(width, 2 * NUM_JOINTS)
+        self.floor = nn.Linear(width, NUM_JOINTS)
+        self.rest = nn.Linear(width, 4)
+        self._fusion: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._start_from_foot_pinning()
+
+    def _start_from_foot_pinning(self) -> None:
+        """Before any training, the feet and ankles are what stands still."""
+        feet = list(FEET + ANKLES)
+        for layer in (self.pivot, self.floor, self.rest):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.rest.weight)
+        with torch.no_grad():
+            self.pivot.bias[feet] = 4.0
+            self.floor.bias[list(FEET)] = 4.0
+        for skip in self.skips:
+            width = skip.out_features
+            with torch.no_grad():
+                skip.weight.mul_(0.1)
+                skip.weight[:, :width].add_(torch.eye(width))
+
+    def normalized(self, path: Tensor) -> Tensor:
+        """Metres [..., 3] -> the units of the diffusion."""
+        center = path.new_tensor([0.0, self.config.height_center, 0.0])
+        return (path - center) / self.config.path_scale
+
+    def condition(self, joints: Tensor) -> Condition:
+        """Joints minus pelvis in world orientation, m, [B, N, 24, 3], at ``config.fps``."""
+        views = [joints]
+        for later, earlier, scale in self.DIFFERENCES:
+            difference = neighbours(joints, later) - neighbours(joints, earlier)
+            views.append(difference * scale)
+        tokens = self.encode_condition(torch.cat(views, -1).flatten(2))
+        step = joints - neighbours(joints, 1)
+        smooth = sum(
+            weight * neighbours(step, offset - 3) for offset, weight in enumerate(self.SMOOTHING)
+        )
+        return Condition(tokens, torch.cat([step, smooth], 2), -joints[..., 1])
+
+    def movement(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Movement:
+        """Noisy path [B, N, 3] (diffusion units, first clean frame over the origin), diffusion
+        step [B] -> how the clean path moves."""
+        count = noisy.shape[1]
+        both = torch.cat([self.encode_path(noisy), condition.tokens], -1)
+        step = self.encode_step(timestep_embedding(timestep, self.config.width))
+        x = self.merge(both) + step[:, None]
+        cos, sin = rotary(count, self.config.width // self.config.heads, x.device)
+        kept = []
+        half = len(self.skips)
+        for layer in self.layers[:half]:
+            x = layer(x, cos, sin)
+            kept.append(x)
+        for layer, skip in zip(self.layers[half:], self.skips, strict=True):
+            x = layer(skip(torch.cat([x, kept.pop()], -1)), cos, sin)
+        x = self.norm(x)
+        rest = self.rest(x).float() * 0.1
+        weights = self.pivot(x).float().softmax(-1)
+        displacement = (weights[..., None] * condition.pivots).sum(2) + rest[..., :3]
+        on_floor = self.floor(x).float().softmax(-1)
+        height = (on_floor * condition.heights).sum(-1) + rest[..., 3]
+        return Movement(displacement, height)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """The clean path x0 [B, N, 3] m, its first frame over the origin."""
+        return self.integrate(self.movement(noisy, timestep, condition))
+
+    def integrate(self, movement: Movement) -> Tensor:
+        """Sum movements into a path [B, N, 3] m. The height y minimises
+        sum (y_i - height_i)^2 / tau^2 + sum (y_{i+1} - y_i - movement_i)^2, tau in frames."""
+        steps = movement.displacement[:, :-1]
+        ground = F.pad(steps[..., [0, 2]].cumsum(1), (0, 0, 1, 0))
+        from_height, from_steps = self._height_fusion(movement.height.shape[1], steps.device)
+        height = movement.height @ from_height.T + steps[..., 1] @ from_steps.T
+        return torch.stack([ground[..., 0], height, ground[..., 1]], -1)
+
+    def _height_fusion(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        key = count, device
+        if key not in self._fusion:
+            pull = (self.config.height_seconds * self.config.fps) ** -2
+            step = torch.diff(torch.eye(count, dtype=torch.float64), dim=0)
+            inverse = torch.linalg.inv(pull * torch.eye(count, dtype=torch.float64) + step.T @ step)
+            self._fusion = {
+                key: (
+                    (pull * inverse).float().to(device),
+                    (inverse @ step.T).float().to(device),
+                )
+            }
+        return self._fusion[key]
+
+
+def save_denoiser(model: TrajDenoiser, path: str | Path) -> None:
+    """Write weights (fp16) and the configuration that builds the network again."""
+    metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
+    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, str(path), metadata)
+
+
+def load_denoiser(path: str | Path) -> TrajDenoiser:
+    """A TrajDenoiser in evaluation mode from a ``.safetensors`` file, on the CPU in fp32.
+
+    Raises RopeTPError when the file is missing or is not a TrajDenoiser's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RopeTPError(f"{path}: no such weights; run `ropetp doctor`")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise KeyError(f"format {metadata.get('format')!r}, expected {FORMAT!r}")
+            model = TrajDenoiser(TrajConfig(**json.loads(metadata["config"])))
+            model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RopeTPError(f"{path}: not a TrajDenoiser weight file ({reason})") from error
+    return model.eval()

@@ -1,0 +1,173 @@
+"""The root path of a whole sequence by DDIM (paper section 3.3), whatever its length.
+
+One noisy path runs through the sequence. At every step overlapping windows of it are denoised,
+each seen from its own first frame; their movements, not their positions, are blended where they
+overlap and summed once, so the windows agree wherever they meet.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import solveh_banded
+from torch import Tensor
+
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.trajectory.denoiser import Condition, Movement, TrajDenoiser
+from ropetp_cli.trajectory.diffusion import Diffusion, ddim_step
+from ropetp_cli.trajectory.losses import foot_positions
+
+WINDOWS_AT_ONCE = 32
+#: A foot counts as on the floor below this speed (m/s) and this height of the toe joint (m);
+#: the second figures say how gently the two fade.
+CONTACT_SPEED = (0.45, 0.12)
+CONTACT_HEIGHT = (0.12, 0.025)
+
+
+@dataclass
+class TrajectoryResult:
+    """path [N, 3] m: the pelvis in the y-up world, floor at 0, first frame over the origin;
+    contacts [N, 2] 0..1: left and right foot on the floor."""
+
+    path: np.ndarray
+    contacts: np.ndarray
+
+
+def resample(values: np.ndarray, count: int) -> np.ndarray:
+    """[N, ...] spread evenly over the same time -> [count, ...], linearly between frames."""
+    if len(values) == count:
+        return values
+    time = np.linspace(0, len(values) - 1, count)
+    before = np.minimum(time.astype(int), len(values) - 1)
+    after = np.minimum(before + 1, len(values) - 1)
+    part = (time - before).reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
+    return values[before] * (1 - part) + values[after] * part
+
+
+def foot_contacts(path: np.ndarray, joints: np.ndarray, fps: float) -> np.ndarray:
+    """How likely each foot is on the floor, from its speed and height in the world.
+
+    ``path`` [N, 3] m, ``joints`` [N, 24, 3] m minus pelvis -> [N, 2] 0..1 (left, right).
+    """
+    feet = foot_positions(torch.as_tensor(path), torch.as_tensor(joints)).numpy()
+    if len(feet) > 1:
+        speed = np.linalg.norm(np.gradient(feet, axis=0), axis=-1) * fps
+    else:
+        speed = np.zeros(feet.shape[:2])
+    chance = 1.0
+    for value, (limit, fade) in (
+        (speed, CONTACT_SPEED),
+        (feet[..., 1], CONTACT_HEIGHT),
+    ):
+        chance = chance / (1 + np.exp(np.clip((value - limit) / fade, -50, 50)))
+    return chance
+
+
+def _integrate(movement: Movement, pull: float) -> Tensor:
+    """A whole sequence's movement [N] -> its path [N, 3] m, float64, as
+    :meth:`TrajDenoiser.integrate` sums a window's, in time linear in N."""
+    displacement = movement.displacement[0].double().numpy()[:-1]
+    height = movement.height[0].double().numpy()
+    path = np.zeros((len(height), 3))
+    path[1:] = displacement.cumsum(0)
+    # Normal equations of the height: tridiagonal, symmetric.
+    steps = np.pad(displacement[:, 1], 1)
+    neighbours = np.full(len(height), 2.0)
+    neighbours[0] -= 1
+    neighbours[-1] -= 1
+    bands = np.stack([np.full(len(height), -1.0), pull + neighbours])[-len(height) :]
+    path[:, 1] = solveh_banded(bands, pull * height + steps[:-1] - steps[1:])
+    return torch.from_numpy(path)
+
+
+class _Windows:
+    """The overlapping windows of a sequence and how much each counts at every frame."""
+
+    def __init__(self, count: int, window: int, device: torch.device):
+        size = min(count, window)
+        stride = max(size // 2, 1)
+        starts = [*range(0, max(count - size, 0), stride), count - size]
+        self.frames = torch.tensor(starts)[:, None] + torch.arange(size)
+        ramp = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).double()
+        self.share = ramp.expand(len(starts), -1)
+        self.total = torch.zeros(count, dtype=torch.double)
+        self.total.index_add_(0, self.frames.flatten(), self.share.flatten())
+        self.on_device = self.frames.to(device)
+
+    def blend(self, values: Tensor) -> Tensor:
+        """[W, size, ...] -> [N, ...], float64 on the CPU."""
+        values = values.double().cpu()
+        weight = self.share.reshape(*self.share.shape, *[1] * (values.ndim - 2))
+        out = torch.zeros(len(self.total), *values.shape[2:], dtype=torch.double)
+        out.index_add_(0, self.frames.flatten(), (values * weight).flatten(0, 1))
+        return out / self.total.reshape(-1, *[1] * (values.ndim - 2))
+
+
+def _movement(
+    model: TrajDenoiser,
+    noisy: Tensor,
+    timestep: int,
+    condition: Condition,
+    windows: _Windows,
+    origin: Tensor,
+) -> Movement:
+    """One pass over the windows. ``noisy`` [N, 3]; ``origin`` [N, 3]: what to take from a window
+    that starts at a frame, so that its path starts over the origin."""
+    displacement, height = [], []
+    device = condition.tokens.device
+    for part in range(0, len(windows.frames), WINDOWS_AT_ONCE):
+        frames = windows.frames[part : part + WINDOWS_AT_ONCE]
+        seen = (noisy[frames] - origin[frames[:, :1]]).float().to(device)
+        step = torch.full((len(frames),), timestep, device=device)
+        chosen = condition[windows.on_device[part : part + WINDOWS_AT_ONCE]]
+        movement = model.movement(seen, step, chosen)
+        displacement.append(movement.displacement.cpu())
+        height.append(movement.height.cpu())
+    return Movement(
+        windows.blend(torch.cat(displacement))[None], windows.blend(torch.cat(height))[None]
+    )
+
+
+@torch.inference_mode()
+def regenerate_path(
+    model: TrajDenoiser,
+    joints: np.ndarray,
+    fps: float,
+    steps: int = 100,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> TrajectoryResult:
+    """Regenerate the root path of a sequence from its joints.
+
+    ``joints`` [N, 24, 3] m, minus pelvis, in world orientation (y up), at ``fps``; ``steps`` of
+    DDIM. The model runs at the rate it was trained at, the answer comes at yours. The same seed
+    gives the same path on the same machine. Memory beyond the sequence's own arrays is that of
+    32 windows. Raises RopeTPError for joints of another shape and for an impossible rate.
+    """
+    joints = np.asarray(joints, dtype=np.float32)
+    if joints.ndim != 3 or joints.shape[1:] != (24, 3) or not len(joints):
+        raise RopeTPError(f"joints have shape {list(joints.shape)}, expected N x 24 x 3")
+    if not (np.isfinite(fps) and fps > 0):
+        raise RopeTPError(f"the frame rate is {fps}, expected more than 0")
+    config = model.config
+    model = model.to(device).eval()
+    count = max(round((len(joints) - 1) * config.fps / fps) + 1, min(len(joints), 2))
+    at_rate = torch.from_numpy(resample(joints, count)).to(device)[None]
+    condition = model.condition(at_rate)
+    windows = _Windows(count, config.window, torch.device(device))
+    diffusion = Diffusion(config.diffusion_steps, config.schedule)
+    alphas = diffusion.alphas.tolist()
+    timesteps = diffusion.timesteps(steps)
+    generator = torch.Generator().manual_seed(seed)
+    noisy = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    path = torch.zeros(count, 3, dtype=torch.float64)
+    pull = (config.height_seconds * config.fps) ** -2
+    ground = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    for index, timestep in enumerate(timesteps):
+        alpha = alphas[timestep]
+        origin = path * ground / config.path_scale * alpha**0.5
+        path = _integrate(_movement(model, noisy, timestep, condition, windows, origin), pull)
+        following = alphas[timesteps[index + 1]] if index + 1 < len(timesteps) else 1.0
+        noisy = ddim_step(noisy, model.normalized(path), alpha, following)
+    full = resample(path.numpy(), len(joints))
+    return TrajectoryResult(full, foot_contacts(full, joints.astype(np.float64), fps))
