@@ -80,6 +80,70 @@ def trajectory(
         click.echo(f"{clip['name']:24.24} {clip['w_mpjpe']:8.1f}  {clip['desc']}")
 
 
+@command.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("truth", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def motion(run: Path, truth: Path, as_json: bool) -> None:
+    """A captured motion (RUN directory or npz) against its TRUTH (npz)."""
+    from ropetp_cli.evaluation.motion import compare_run
+
+    _print(compare_run(run, truth), as_json)
+
+
+@command.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--set",
+    "names",
+    multiple=True,
+    default=("syn_test", "real_val"),
+    show_default=True,
+    help="Crop sets in DATA; may be given more than once.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="A directory with a manifest, or a .safetensors file.",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    help="A BlazePose .tflite to measure on the same crops.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pose(
+    data: Path,
+    names: tuple[str, ...],
+    weights: Path | None,
+    teacher: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Rope on the labelled crops of DATA: PCK on real ones, mm on rendered ones."""  # fmt: skip
+    from ropetp_cli.body.model import load_body
+    from ropetp_cli.evaluation.pose import evaluate_sets
+    from ropetp_cli.weights import find_weights
+
+    is_file = weights is not None and weights.suffix == ".safetensors"
+    path = weights if is_file else find_weights("rope", weights)
+    found = evaluate_sets(data, names, path, load_body(), device, teacher)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, figures in found.items():
+        click.echo(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+
+
+def _print(figures: dict[str, float], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            click.echo(f"{name:<18} {value:10.3f}")
+
+
 def _table(corner: str, columns: list[str], rows: dict[str, dict[str, float]]) -> None:
     click.echo(f"{corner:40}" + "".join(f"{column:>19}" for column in columns))
     for name, figures in rows.items():

@@ -68,3 +68,76 @@ def trajectory(
         device=device,
         report=lambda line: click.echo(line, err=True),
     )
+
+
+@command.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Weights to write (.safetensors); the checkpoint lies beside them.",
+)
+@click.option(
+    "--backbone",
+    type=click.Choice(["blazepose", "hrnet_w32", "hrnet_w48"]),
+    default="blazepose",
+    show_default=True,
+)
+@click.option(
+    "--trunk",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The BlazePose landmark .tflite that a blazepose backbone starts from.",
+)
+@click.option(
+    "--train-trunk",
+    is_flag=True,
+    help="Train the whole network (a GPU); else the trunk is frozen and its maps cached.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Where; DATA/cache if not given.")
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Go on from a checkpoint (.ckpt).",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="This leg's length, the cache not counted.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=20000,
+    show_default=True,
+    help="Of the whole training; the segmentation loss goes after half of them.",
+)
+@click.option("--batch", type=click.IntRange(2), default=64, show_default=True)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Highest learning rate.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Processes that make crops, with --train-trunk.",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def rope(threads: int | None, **options) -> None:
+    """Train Rope on the crop sets of DATA (syn_train, real_train), watched on two others."""
+    import torch
+
+    from ropetp_cli.training.rope import TrainOptions, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    train(TrainOptions(**options), log=lambda line: click.echo(line, err=True))

@@ -1,6 +1,8 @@
 """How right Rope is on labelled crops: PCK on real ones, millimetres on rendered ones."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +11,8 @@ from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.body.torch_model import BodyModel
 from ropetp_cli.evaluation.metrics import mpjpe, pa_mpjpe, pve
+from ropetp_cli.rope.blazepose import import_tflite
+from ropetp_cli.rope.network import load_rope
 from ropetp_cli.training.crops import CropSet
 
 #: LSP's 14 joints; the first twelve are limbs, each at an SMPL joint.
@@ -34,6 +38,10 @@ def pck(
     usable = np.isfinite(size) & (size > 0)
     near = np.linalg.norm(predicted - labelled, axis=-1) < threshold * size[:, None]
     return float(near[usable][shown[usable]].mean())
+
+
+#: BlazePose landmark of each LSP limb joint.
+BLAZEPOSE_LIMBS = (28, 26, 24, 23, 25, 27, 16, 14, 12, 11, 13, 15)
 
 
 @dataclass
@@ -82,3 +90,48 @@ def rendered_figures(
         "pa_mpjpe_mm": round(float(np.mean(pa_mpjpe(predictions.joints, truth))), 2),
         "mpvpe_mm": round(float(np.mean(np.concatenate(vertex_errors))), 2),
     }
+
+
+@torch.inference_mode()
+def evaluate_sets(
+    data: Path,
+    names: tuple[str, ...],
+    weights: Path,
+    body: BodyData,
+    device: str = "cpu",
+    teacher: Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """The figures of Rope on crop sets, and BlazePose's PCK on the real ones if ``teacher``, a
+    .tflite file, is given."""
+    rope = load_rope(weights, body).to(device)
+    net = import_tflite(teacher).eval().to(device) if teacher else None
+    found = {}
+    for name in names:
+        crops = CropSet.load(data, name)
+        outputs = [rope(images.to(device)) for images in batches(crops)]
+        predictions = CropPredictions(
+            *(
+                torch.cat([getattr(output, key) for output in outputs]).cpu().numpy()
+                for key in CropPredictions.__dataclass_fields__
+            )
+        )
+        if "lsp2d" not in crops.labels:
+            found[name] = rendered_figures(predictions, crops, body)
+            continue
+        found[name] = real_figures(predictions, crops)
+        if net is not None:
+            marks = [net.features(images.to(device), ["landmarks"])["landmarks"].cpu()
+                     for images in batches(crops)]  # fmt: skip
+            theirs = torch.cat(marks)[:, list(BLAZEPOSE_LIMBS), :2].numpy() / 128 - 1
+            labelled = crops.labels["lsp2d"][:, :12]
+            for threshold in (0.1, 0.2):
+                figure = pck(theirs, labelled[..., :2], labelled[..., 2], threshold)
+                found[name][f"blazepose_pck@{threshold}"] = round(figure, 4)
+    return found
+
+
+def batches(crops: CropSet, size: int = 32) -> Iterator[torch.Tensor]:
+    """The pictures of a set as floats 0..1, [size, 3, 256, 256] at a time."""
+    for start in range(0, len(crops), size):
+        part = np.array(crops.images[start : start + size])
+        yield torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255

@@ -50,6 +50,11 @@ class CropSet:
             raise RopeTPError(f"{directory}: crop set {name!r} lacks or miscounts {missing}")
         return cls(name, images, labels)
 
+    @property
+    def rendered(self) -> bool:
+        """Whether the labels come from a renderer, and so are true everywhere."""
+        return bool(self.labels["has_mask"].all())
+
     def sample(self, index: int) -> "Sample":
         """The picture at ``index`` with its labels."""
         part = self.labels["masks"][index].astype(np.uint8).copy()
@@ -57,6 +62,9 @@ class CropSet:
         if not self.labels["has_mask"][index]:
             part[:] = IGNORED
         get = {key: np.array(self.labels[key][index], dtype=np.float32) for key in LABELS[:6]}
+        if self.rendered:
+            # The truth is known behind occluders too; there it is worth less.
+            get["visible"] = np.maximum(get["visible"], 0.5)
         return Sample(np.array(self.images[index]), part=part, **get)
 
 

@@ -109,14 +109,15 @@ class FrozenMaps:
         total = len(crops) * max(variants, 1)
         files: list[np.ndarray] = []
         targets: list[RopeTargets] = []
-        rendered = bool(crops.labels["has_mask"].any())
         began = time.perf_counter()
         for start in range(0, total, 32):
             rows = [k % len(crops) for k in range(start, min(start + 32, total))]
             samples = [crops.sample(k) for k in rows]
             if variants:
                 samples = [
-                    augment(s, rng, np.array(crops.images[rng.integers(len(crops))]), rendered)
+                    augment(
+                        s, rng, np.array(crops.images[rng.integers(len(crops))]), crops.rendered
+                    )
                     for s in samples
                 ]
             maps = rope.backbone.trunk(to_images(samples))
@@ -164,8 +165,7 @@ class LiveCrops(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.seed, index))
         crops = self.sets[rng.choice(len(self.sets), p=self.share)]
         other = np.array(crops.images[rng.integers(len(crops))])
-        rendered = bool(crops.labels["has_mask"].any())
-        return augment(crops.sample(int(rng.integers(len(crops)))), rng, other, rendered)
+        return augment(crops.sample(int(rng.integers(len(crops)))), rng, other, crops.rendered)
 
 
 def cached_batches(
