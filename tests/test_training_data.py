@@ -1,0 +1,330 @@
+"""Training data: the BlazePose graph, drawn crops, the teacher's frames, the fit to photographs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropetp_cli.body.model import load_body
+from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, mirror_pose
+from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
+from ropetp_cli.training.augment import degrade
+from ropetp_cli.training.fitting import (
+    BONES,
+    Evidence,
+    JointBody,
+    believable,
+    fit_bodies,
+    gather_evidence,
+    mend_swaps,
+    real_labels,
+)
+from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
+from ropetp_cli.training.synthetic import (
+    BACKGROUND,
+    Backdrops,
+    Figure,
+    Labels,
+    PoseSource,
+    Studio,
+    fit_weak_camera,
+)
+from ropetp_cli.training.teacher import LSP_JOINTS, Lesson, in_validation, teach, upright_regions
+
+
+@pytest.fixture(scope="module")
+def poses() -> np.ndarray:
+    """Mild random poses [600, 24, 3, 3] standing upright in a y-up world."""
+    rng = np.random.default_rng(0)
+    angles = rng.normal(0, 0.25, (600, NUM_JOINTS, 3))
+    angles[:, 0] *= 0.3
+    knees = [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]]
+    angles[:, knees] = np.abs(angles[:, knees]) * [1, 0, 0]
+    return axis_angle_to_matrix(angles).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def prior(poses) -> PosePrior:
+    return PosePrior.learn(poses, modes=2, components=24, sample=400)
+
+
+# BlazePose -------------------------------------------------------------------------------------
+
+
+def _conv(name: str, source: str, shape: list[int], inputs: int, **fields) -> dict:
+    node = {"name": name, "op": "conv", "inputs": [source], "shape": shape, "groups": 1}
+    node |= {"in_channels": inputs, "kernel": [3, 3], "stride": [1, 1], "pad": [1, 1, 1, 1]}
+    return {**node, "activation": "none", **fields}
+
+
+def _toy_spec() -> dict:
+    nodes = [
+        _conv("a", "image", [4, 4, 4], 3, stride=[2, 2], pad=[0, 1, 0, 1], activation="relu"),
+        _conv("b", "a", [4, 4, 4], 4),
+        {"name": "c", "op": "add", "inputs": ["a", "b"], "shape": [4, 4, 4], "activation": "none"},
+        {"name": "d", "op": "resize", "inputs": ["c"], "shape": [4, 8, 8]},
+        {"name": "e", "op": "pad_channels", "inputs": ["d"], "shape": [6, 8, 8], "pad": [0, 2]},
+        {"name": "f", "op": "sigmoid", "inputs": ["a"], "shape": [4, 4, 4]},
+    ]
+    return {"variant": "toy", "nodes": nodes, "outputs": {"heatmaps": "e"}, "taps": {"low": "f"}}
+
+
+def test_graph_runs_only_what_is_asked_and_survives_json():
+    network = BlazePose.from_spec(_toy_spec()).eval()
+    image = torch.rand(2, 3, 8, 8)
+    a = torch.relu(network.convs["a"](torch.nn.functional.pad(image, (0, 1, 0, 1))))
+    full = network.features(image, ("heatmaps", "low"))
+    assert full["heatmaps"].shape == (2, 6, 8, 8)
+    assert torch.allclose(full["low"], a.sigmoid(), atol=1e-6)
+    assert full["heatmaps"][:, 4:].abs().max() == 0
+    again = BlazePose.from_spec(network.spec_json())
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.features(image, ("heatmaps",))["heatmaps"], full["heatmaps"])
+    network.convs["b"].weight.data.fill_(float("nan"))
+    assert torch.equal(network.features(image, ("low",))["low"], full["low"])
+
+
+def test_graph_refuses_unknown_features_operations_and_files(tmp_path):
+    network = BlazePose.from_spec(json.dumps(_toy_spec()))
+    with pytest.raises(RopeTPError, match="no feature 'pose9'"):
+        network.features(torch.rand(1, 3, 8, 8), ("pose9",))
+    spec = _toy_spec()
+    spec["nodes"][5]["op"] = "fft"
+    with pytest.raises(RopeTPError, match="unknown operation 'fft'"):
+        BlazePose(spec).features(torch.rand(1, 3, 8, 8), ("low",))
+    pytest.importorskip("tflite")
+    with pytest.raises(RopeTPError, match="no such BlazePose file"):
+        import_tflite(tmp_path / "absent.tflite")
+
+
+# drawn crops -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(poses, body) -> tuple[list[np.ndarray], list[Labels]]:
+    studio = Studio(Figure(body), PoseSource(poses), Backdrops([]))
+    pairs = [studio.sample(np.random.default_rng([3, index])) for index in range(12)]
+    repeat, _ = studio.sample(np.random.default_rng([3, 0]))
+    assert np.array_equal(repeat, pairs[0][0])
+    return [image for image, _ in pairs], [labels for _, labels in pairs]
+
+
+def test_drawn_labels_agree_with_the_body(drawn, body):
+    for image, labels in zip(*drawn, strict=True):
+        assert image.shape == (256, 256, 3) and image.dtype == np.uint8
+        rest = body.rest_joints(labels.betas[0])
+        posed = forward_kinematics(labels.rotations[0], rest)
+        assert np.abs(posed - posed[0] - labels.joints3d[0]).max() < 1e-3
+        assert np.linalg.det(labels.rotations[0]) == pytest.approx(np.ones(24), abs=1e-3)
+        inside = np.abs(labels.joints2d[0]).max(-1) <= 1
+        assert not labels.visible[0][~inside].any()
+        scale, *shift = labels.cam[0]
+        guess = scale * (labels.joints3d[0, :, :2] + shift)
+        extent = np.ptp(labels.joints2d[0], axis=0).max()
+        assert np.linalg.norm(guess - labels.joints2d[0], axis=-1).mean() < 0.05 * extent
+
+
+def test_drawn_masks_lie_where_the_joints_are(drawn):
+    """Knees and elbows that show lie on a pixel of a neighbouring part, nearly always."""
+    near = {"left_knee": (1, 4), "right_knee": (2, 5), "left_elbow": (16, 18)}
+    hits = []
+    for labels in drawn[1]:
+        assert set(np.unique(labels.masks[0])) <= {*range(NUM_JOINTS), BACKGROUND}
+        for name, parts in near.items():
+            if labels.visible[0, JOINT_INDEX[name]]:
+                x, y = ((labels.joints2d[0, JOINT_INDEX[name]] + 1) * 32).astype(int)
+                window = labels.masks[0][max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+                hits.append(np.isin(window, parts).any())
+    assert len(hits) > 10 and np.mean(hits) > 0.7
+
+
+@given(st.floats(0.2, 3), st.floats(-1, 1), st.floats(-1, 1), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_weak_camera_is_found_exactly(scale, tx, ty, seed):
+    joints = np.random.default_rng(seed).normal(0, 0.5, (24, 3))
+    points = scale * (joints[:, :2] + [tx, ty])
+    assert fit_weak_camera(joints, points) == pytest.approx([scale, tx, ty], abs=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_degraded_images_keep_their_form(seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    out = degrade(image, rng)
+    assert out.shape == image.shape and out.dtype == np.uint8 and out.flags["C_CONTIGUOUS"]
+
+
+# prior -----------------------------------------------------------------------------------------
+
+
+def test_mirroring_matrices_is_mirroring_axis_angles(poses):
+    angles = np.random.default_rng(1).normal(0, 0.5, (5, NUM_JOINTS, 3))
+    expected = axis_angle_to_matrix(mirror_pose(angles))
+    assert np.allclose(mirror_rotations(axis_angle_to_matrix(angles)), expected, atol=1e-9)
+    assert np.allclose(mirror_rotations(mirror_rotations(poses)), poses)
+
+
+def test_prior_tells_people_from_nonsense(prior, poses):
+    likely = torch.from_numpy(poses[:50, 1:])
+    angles = np.random.default_rng(2).normal(0, 1.2, (50, NUM_JOINTS - 1, 3))
+    odd = torch.from_numpy(axis_angle_to_matrix(angles)).float()
+    assert prior.energy(likely).max() < prior.energy(odd).min()
+    assert prior.excess(likely).mean() < 0.05 * prior.excess(odd).mean()
+
+
+# teacher ---------------------------------------------------------------------------------------
+
+
+class _Oracle:
+    """Stands for BlazePose: always sees the hips in the middle and points straight up."""
+
+    def features(self, image, names):
+        count = len(image)
+        landmarks = torch.zeros(count, 39, 5)
+        landmarks[..., :2] = 128.0
+        landmarks[:, 0, 1] = 28.0
+        world = torch.zeros(count, 39, 3)
+        world[:, 0] = torch.tensor([0.0, -0.6, -0.1])
+        return {"landmarks": landmarks, "world": world, "presence": torch.ones(count)}
+
+
+def _stick_figure(turn: float) -> np.ndarray:
+    """LSP joints [14, 3] px of a person turned clockwise by ``turn`` rad about its hips."""
+    at = {
+        "ankle": (0.15, 0.9), "knee": (0.13, 0.45), "hip": (0.1, 0.0),
+        "wrist": (0.35, -0.05), "elbow": (0.3, -0.25), "shoulder": (0.18, -0.5),
+    }  # fmt: skip
+    joints = np.ones((14, 3), np.float32)
+    for row, name in enumerate(LSP_JOINTS):
+        side, _, part = name.partition("_")
+        x, y = at.get(part, (0.0, -0.55 if name == "neck" else -0.8))
+        x = x if side == "left" else -x if side == "right" else 0.0
+        cos, sin = np.cos(turn), np.sin(turn)
+        joints[row, :2] = 128 + 100 * np.array([cos * x - sin * y, sin * x + cos * y])
+    return joints
+
+
+@pytest.mark.parametrize("turn", [0.0, 1.0, -2.5, np.pi])
+def test_teacher_answers_in_the_crops_own_axes(turn):
+    joints = _stick_figure(turn)[None]
+    lesson = teach(_Oracle(), np.zeros((1, 256, 256, 3), np.uint8), joints)
+    up = np.array([np.sin(turn), -np.cos(turn)])
+    assert lesson.landmarks[0, 5] == pytest.approx([128, 128], abs=1e-2)
+    _, side, _ = upright_regions(joints)
+    assert lesson.landmarks[0, 0] == pytest.approx(128 + up * 100 * side[0] / 256, abs=1e-2)
+    assert lesson.world[0, 0] == pytest.approx([*(0.6 * up), -0.1], abs=1e-5)
+
+
+def test_unlabelled_joints_do_not_move_the_region():
+    whole, partly = _stick_figure(0.4), _stick_figure(0.4)
+    partly[LSP_JOINTS.index("left_wrist")] = [-900, -900, 0]
+    for a, b in zip(upright_regions(whole[None]), upright_regions(partly[None]), strict=True):
+        assert np.allclose(a, b)
+
+
+def test_validation_crops_are_chosen_by_id_alone():
+    ids = np.arange(1, 3001)
+    chosen = in_validation(ids, 100)
+    order = np.random.default_rng(0).permutation(len(ids))
+    assert chosen.sum() == 100
+    assert np.array_equal(in_validation(ids[order], 100), chosen[order])
+
+
+# the fit ---------------------------------------------------------------------------------------
+
+
+def _lesson_of(joints: np.ndarray) -> Lesson:
+    """A teacher that agrees with LSP joints [n, 14, 3]."""
+    count = len(joints)
+    landmarks = np.full((count, 33, 2), 128.0)
+    for row, name in enumerate(LSP_JOINTS):
+        if name in LANDMARKS:
+            landmarks[:, LANDMARKS.index(name)] = joints[:, row, :2]
+    world = np.random.default_rng(0).normal(0, 0.3, (count, 33, 3))
+    return Lesson(landmarks, world, np.ones((count, 33)), np.ones(count))
+
+
+def test_exchanged_sides_are_mended_and_opposites_doubted():
+    truth = np.stack([_stick_figure(0.2)] * 3)
+    lesson = _lesson_of(truth)
+    labelled = truth.copy()
+    legs, arms = (
+        [[LSP_JOINTS.index(f"{side}_{name}") for name in names] for side in ("left", "right")]
+        for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
+    )
+    labelled[1:, legs[0] + legs[1]] = labelled[1:, legs[1] + legs[0]]
+    labelled[2, arms[0] + arms[1]] = labelled[2, arms[1] + arms[0]]
+    mended, swapped, doubtful = mend_swaps(labelled, lesson)
+    assert swapped.tolist() == [[False, False], [True, False], [False, False]]
+    assert doubtful.tolist() == [False, False, True]
+    assert np.array_equal(mended[:2], truth[:2])
+
+
+def test_a_teacher_that_disagrees_is_not_trusted():
+    joints = np.stack([_stick_figure(0.0)] * 2)
+    lesson = _lesson_of(joints)
+    lesson.landmarks[1] += 80
+    evidence = gather_evidence(joints, lesson)
+    assert evidence.agreement[0] > 0.99 and evidence.agreement[1] < 0.01
+    assert evidence.trust[1].max() < 0.01 < evidence.trust[0].max()
+
+
+def _evidence_of(body: JointBody, local: np.ndarray, scale: float) -> Evidence:
+    """What perfect labels and a perfect teacher would say of poses [n, 24, 3, 3]."""
+    from ropetp_cli.training import fitting
+
+    rotations = torch.from_numpy(local)
+    _, points = fitting._place(body, rotations, torch.zeros(len(local), 10))
+    named = [points[fitting.LSP_TO_BODY[name][0]] for name in LSP_JOINTS]
+    flat = scale * torch.stack(named, 1)[..., :2]
+    spans = torch.stack([points[end] - points[start] for *_, start, end, _ in BONES], 1)
+    count = len(local)
+    size = (flat.amax(1) - flat.amin(1)).amax(1)
+    return Evidence(
+        flat,
+        torch.ones(count, 14),
+        size,
+        torch.nn.functional.normalize(spans, dim=-1),
+        torch.ones(count, len(BONES)),
+        torch.ones(count),
+        torch.full((count,), scale),
+    )
+
+
+def test_fit_recovers_known_poses_and_labels_keep_the_clicks(body, prior, poses):
+    local = poses[:6].copy()
+    local[:, 0] = np.diag([1.0, -1.0, -1.0]).astype(np.float32) @ local[:, 0]
+    joint_body = JointBody.of(body)
+    evidence = _evidence_of(joint_body, local, 0.9)
+    fit = fit_bodies(joint_body, prior, evidence, steps=(60, 60, 60))
+    assert fit.error2d.max() < 0.03
+    assert np.degrees(fit.error3d).max() < 15
+    doubtful = np.zeros(6, bool)
+    doubtful[5] = True
+    kept = believable(fit, evidence, doubtful)
+    assert kept.tolist() == [True] * 5 + [False]
+    labels = real_labels(fit, evidence, kept, doubtful)
+    wrist = JOINT_INDEX["left_wrist"]
+    clicked = evidence.points[:, LSP_JOINTS.index("left_wrist")].numpy()
+    assert np.allclose(labels.joints2d[:, wrist], clicked)
+    assert labels.visible[0, wrist] == 1 and not labels.visible[5].any()
+    assert np.allclose(labels.rotations[5], np.eye(3))
+
+
+def test_labels_are_written_whole(tmp_path):
+    labels = Labels.empty(3).take(np.array([0, 2]))
+    labels.save(tmp_path / "set_labels.npz", ids=np.arange(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["set_labels.npz"]
+    with np.load(tmp_path / "set_labels.npz", allow_pickle=False) as data:
+        assert len(data["masks"]) == 2 and data["ids"].tolist() == [0, 1]
