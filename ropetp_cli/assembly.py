@@ -60,9 +60,7 @@ def world_joints(poses: PoseSequence, camera_rotation: np.ndarray, rest: np.ndar
     return joints - joints[:, :1]
 
 
-def place_in_one_world(
-    paths: list[np.ndarray], camera_paths: list[np.ndarray], times: list[np.ndarray]
-) -> list[np.ndarray]:
+def place_in_one_world(paths: list[np.ndarray], camera_paths: list[np.ndarray]) -> list[np.ndarray]:
     """Moves each path [M, 3] on the floor so that all people share one world.
 
     The regenerated paths know no common origin. The first person begins over it; every other

@@ -58,6 +58,7 @@ class CaptureOptions:
     steps: int = 100
     seed: int = 0
     up: str = "z"
+    physics: bool = True
     previews: tuple[str, ...] = ("overlay",)
     device: str = "auto"
     body: str | None = None
@@ -334,13 +335,14 @@ def write_previews(
     clock: "Clock",
 ) -> list[Path]:
     """The pictures asked for; the renderer is imported only then."""
-    if not options.previews:
+    wanted = [name for name in options.previews if name != "none"]
+    if not wanted:
         return []
     from ropetp_cli.preview import render_previews
 
     with clock("preview", None) as advance:
         return render_previews(
-            video, motions, body, out, options.previews, progress=advance,
+            video, motions, body, out, wanted, progress=advance,
             start=options.start, end=options.end,
         )  # fmt: skip
 

@@ -1,0 +1,260 @@
+"""The real pipeline on a short clip of real people, and what it says to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ropetp_cli import load_motion
+from ropetp_cli.assembly import make_timeline, place_in_one_world
+from ropetp_cli.body.model import load_body
+from ropetp_cli.cli import group, main
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.pipeline import CaptureOptions, capture
+from ropetp_cli.video.writer import VideoWriter
+
+FRAMES, FPS = 36, 24.0
+
+
+def photo() -> np.ndarray:
+    """The street photo in the ultralytics package: four people, one of them cut off."""
+    import ultralytics
+
+    return cv2.imread(str(Path(ultralytics.__file__).parent / "assets" / "bus.jpg"))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """Real people, seen by a camera that pans a little."""
+    path = tmp_path_factory.mktemp("clip") / "street.mp4"
+    image = photo()
+    with VideoWriter(path, (640, 640), FPS) as video:
+        for index in range(FRAMES):
+            shift = np.array([[1.0, 0, -60 - index], [0, 1.0, -330]])
+            video.write(cv2.warpAffine(image, shift, (640, 640)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def done(clip, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "street"
+    return capture(clip, out, CaptureOptions(steps=10, formats=("npz", "bvh", "glb")))
+
+
+def test_every_promised_file_is_there(done):
+    names = {path.name for path in done.files}
+    assert {
+        "person_01.npz",
+        "person_01.bvh",
+        "person_01.glb",
+        "overlay.mp4",
+        "report.json",
+    } <= names
+    assert all(path.stat().st_size > 0 for path in done.files)
+    report = json.loads((done.out / "report.json").read_text())
+    assert report["video"]["fps"] == pytest.approx(FPS, abs=0.01)
+    assert report["video"]["frames"] == FRAMES
+    assert {"people", "pose", "path"} <= set(report["stages"])
+
+
+def test_people_agree_with_the_detectors_keypoints(done):
+    shares = [person["joint_agreement"]["share"] for person in done.report["people"]]
+    assert max(shares) > 0.6
+
+
+def test_npz_is_consistent_with_the_body(done):
+    path = done.out / "person_01.npz"
+    motion = load_motion(path)
+    rest = load_body().rest_joints(motion.betas)
+    np.testing.assert_allclose(motion.trans + rest[0], motion.joints[:, 0], atol=1e-4)
+    assert abs(motion.joints[0, 0, [0, 2]]).max() < 1e-4  # the first person begins at the origin
+    assert motion.fps == pytest.approx(FPS, abs=0.01)
+    with np.load(path, allow_pickle=False) as file:
+        assert str(file["up_axis"]) == "z"
+        # z is up in the file: heads are above feet.
+        assert (file["joints"][:, 15, 2] > file["joints"][:, 10, 2]).all()
+
+
+def test_people_stand_upright_above_the_floor(done):
+    for person in done.motions:
+        assert (person.joints[:, 15, 1] - person.joints[:, 10, 1] > 0.8).mean() > 0.8
+        assert abs(np.median(person.joints[:, [7, 8, 10, 11], 1].min(axis=1))) < 0.25
+
+
+def test_same_seed_same_file(clip, done, tmp_path):
+    options = CaptureOptions(steps=10, formats=("npz",), previews=())
+    again = capture(clip, tmp_path / "again", options)
+    with (
+        np.load(done.out / "person_01.npz") as one,
+        np.load(again.out / "person_01.npz") as other,
+    ):
+        for key in one.files:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def test_finished_capture_is_recognised(clip, done):
+    before = (done.out / "person_01.npz").stat().st_mtime_ns
+    options = CaptureOptions(steps=10, formats=("npz", "bvh", "glb"))
+    assert capture(clip, done.out, options).report == done.report
+    assert (done.out / "person_01.npz").stat().st_mtime_ns == before
+
+
+def test_other_rate_keeps_the_speed_of_time(clip, done, tmp_path):
+    options = CaptureOptions(steps=10, formats=("npz",), previews=(), fps=60.0, person="largest")
+    fast = load_motion(capture(clip, tmp_path / "fast", options).out / "person_01.npz")
+    slow = load_motion(done.out / "person_01.npz")
+    assert fast.fps == 60.0
+    assert fast.timestamps[-1] == pytest.approx(slow.timestamps[-1], abs=1 / FPS)
+
+
+def test_pose_of_stills_with_given_boxes(tmp_path):
+    cv2.imwrite(str(tmp_path / "bus.png"), photo())
+    boxes = {"bus.png": [[48, 398, 246, 904], [670, 390, 810, 880]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    out = tmp_path / "poses.npz"
+    arguments = ["pose", str(tmp_path / "bus.png"), "--boxes", str(tmp_path / "boxes.json"),
+                 "-o", str(out)]  # fmt: skip
+    result = CliRunner().invoke(group, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with np.load(out, allow_pickle=False) as file:
+        assert file["image"].tolist() == ["bus.png", "bus.png"]
+        assert file["poses"].shape == (2, 72) and file["joints3d"].shape == (2, 24, 3)
+        np.testing.assert_allclose(file["joints3d"][:, 0], 0, atol=1e-6)
+        head, ankle = file["joints2d"][:, 15], file["joints2d"][:, 7]
+        assert (head[:, 1] < ankle[:, 1]).all()  # px: heads above feet
+        x0, y0, x1, y1 = np.array(boxes["bus.png"]).T
+        pelvis = file["joints2d"][:, 0]
+        assert ((pelvis[:, 0] > x0) & (pelvis[:, 0] < x1)).all()
+        assert ((pelvis[:, 1] > y0) & (pelvis[:, 1] < y1)).all()
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", "from ropetp_cli.cli import main; main()", *arguments],
+        capture_output=True, text=True, env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+def fails(capsys, *arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of a command that must end in one line and no traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return stop.value.code, error
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(b"", "empty"), (b"this is a text, not a film\n" * 40, "video")]
+)
+def test_a_file_that_is_no_video(tmp_path, capsys, content, word):
+    path = tmp_path / "film.mp4"
+    path.write_bytes(content)
+    code, error = fails(capsys, "capture", str(path), "-o", str(tmp_path / "out"))
+    assert code == 1 and "film.mp4" in error and word in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file(tmp_path, capsys):
+    code, error = fails(capsys, "capture", str(tmp_path / "none.mp4"))
+    assert code == 1 and "none.mp4" in error and len(error.strip().splitlines()) == 1
+
+
+def test_nobody_in_the_video(tmp_path, capsys):
+    path = tmp_path / "empty_room.mp4"
+    with VideoWriter(path, (320, 240), 30) as video:
+        for _ in range(12):
+            video.write(np.full((240, 320, 3), 90, np.uint8))
+    code, error = fails(capsys, "capture", str(path), "-o", str(tmp_path / "out"))
+    assert code == 3 and len(error.strip().splitlines()) == 1
+
+
+def test_an_output_that_cannot_be_written(clip, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    code, error = fails(capsys, "capture", str(clip), "-o", str(tmp_path / "taken"))
+    assert code == 1 and "taken" in error and "-o" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--fps", "0"], ["--steps", "none"], ["--format", "npz,docx"], ["--nonsense"],
+        ["--start", "2", "--end", "1"], ["--preview", "hologram"], ["--focal-mm", "-3"],
+    ],
+)  # fmt: skip
+def test_wrong_options_are_usage_errors(clip, capsys, arguments):
+    code, error = fails(capsys, "capture", str(clip), *arguments)
+    assert code == 2 and "Error" in error
+
+
+def test_unknown_person_lists_the_known(clip, tmp_path, capsys):
+    code, error = fails(capsys, "capture", str(clip), "-o", str(tmp_path / "o"), "--person", "99")
+    assert code == 1 and "--person 99" in error and "1" in error
+
+
+def test_a_truncated_video_keeps_what_it_has(tmp_path, capsys):
+    whole = tmp_path / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 24, (640, 640))
+    shift = np.array([[1.0, 0, -60], [0, 1.0, -330]])
+    frame = cv2.warpAffine(photo(), shift, (640, 640))
+    for _ in range(30):
+        writer.write(frame)
+    writer.release()
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(content[: int(len(content) * 0.7)])
+    options = CaptureOptions(steps=5, formats=("npz",), previews=(), person="largest")
+    done = capture(cut, tmp_path / "out", options)
+    assert 10 < done.report["video"]["frames"] < 30
+    assert any("of 30" in warning for warning in done.report["warnings"])
+
+
+def test_help_is_fast_to_import():
+    result = run("--help")
+    assert result.returncode == 0 and "capture" in result.stdout
+    code = "import sys; import ropetp_cli.cli; print('torch' in sys.modules, 'cv2' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert loaded.stdout.split() == ["False", "False"]
+
+
+def test_variables_set_options(clip):
+    result = run("capture", str(clip), ROPETP_FPS="0")
+    assert result.returncode == 2 and "fps" in result.stderr.lower()
+
+
+def test_inference_does_not_import_the_renderer():
+    code = (
+        "import sys; import ropetp_cli.pipeline; print([m for m in sys.modules if '.preview' in m])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert loaded.stdout.strip().endswith("[]")
+
+
+def test_timeline_covers_a_variable_rate():
+    stamps = np.cumsum([0, 0.03, 0.05, 0.02, 0.04, 0.04])
+    line = make_timeline(stamps, 30.0)
+    assert line.times[0] == 0 and line.times[-1] <= stamps[-1] + 1e-6
+    nearest = [int(np.abs(stamps - t).argmin()) for t in line.times]
+    assert line.source.tolist() == nearest
+
+
+def test_one_world_keeps_people_as_far_apart_as_the_camera_saw():
+    walk = np.zeros((20, 3))
+    walk[:, 0] = np.linspace(0, 2, 20)
+    walk[:, 1] = 0.9
+    seen = [walk + [5, 0, -4], walk + [6.5, 0, -3]]
+    first, second = place_in_one_world([walk + [1, 0, 1], walk], seen)
+    np.testing.assert_allclose(first[0], [0, 0.9, 0], atol=1e-9)
+    np.testing.assert_allclose((second - first)[0], [1.5, 0, 1.0], atol=1e-9)
+
+
+def test_python_api_raises_our_errors():
+    with pytest.raises(RopeTPError, match="nowhere.mp4"):
+        capture("nowhere.mp4")
