@@ -1,0 +1,604 @@
+"""Who is in a video: one smoothed track a person, made while the video streams by once.
+
+The detector's tracker gives fragments. They are mended in this order: a person lost from one
+frame to the next is searched for close up, fragments are split at scene cuts, identities that
+were exchanged where two people crossed are exchanged back by their looks, fragments of one person
+are joined, doubtful and short ones are dropped, gaps are filled and boxes smoothed.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import cv2
+import numpy as np
+from scipy.ndimage import median_filter
+from scipy.signal import savgol_filter
+
+from ropetp_cli.errors import NobodyFound
+from ropetp_cli.motion import Track, VideoInfo
+from ropetp_cli.people.detector import KEYPOINTS, SURE, Detections, Detector, box_iou
+from ropetp_cli.video.reader import VideoReader, true_fps
+
+#: Someone lost is searched for this long, s, if seen this well and this long before.
+SEARCH_SECONDS = 0.5
+#: A gap this short, s, is closed where place and looks agree; a longer one, up to
+#: JOIN_SECONDS, only where the looks are the same beyond doubt.
+GAP_SECONDS, JOIN_SECONDS = 1.0, 3.0
+#: Agreement of looks (Bhattacharyya coefficient, 0..1) for a short and for a long gap.
+SIMILAR, SAME_LOOKS = 0.6, 0.85
+#: How much better an exchange of identities must fit the looks than no exchange.
+EXCHANGE_MARGIN = 0.3
+#: Boxes that overlap by more hide each other's looks.
+CONTACT = 0.2
+#: Tracks whose median score is lower are doubtful.
+MIN_TRACK_SCORE = 0.35
+#: Keypoints from this confidence on widen the box and place the torso.
+KEYPOINT_SURE = 0.5
+#: Time windows of the box smoothing, s, for the centre and the size.
+CENTER_SECONDS, SIZE_SECONDS = 0.25, 0.4
+#: A hard cut changes the picture by this much in grey levels and in colours at once.
+CUT_LEVELS, CUT_COLOURS = 25.0, 0.45
+
+_LOOK = 64
+_ROW = 4 + 1 + KEYPOINTS * 3 + _LOOK
+_SHOULDERS, _HIPS, _ANKLES = (5, 6), (11, 12), (15, 16)
+
+
+@dataclass
+class TrackingResult:
+    """Everybody in a video.
+
+    tracks, the largest person (area x time) first, ids from 1; timestamps [N] s and
+    frame_indices [N] of the frames read; info of the video; warnings, one line each; cuts, the
+    first frame of every new scene; turn, the quarters counter-clockwise by which the frames had
+    to be turned to find people.
+    """
+
+    tracks: list[Track]
+    timestamps: np.ndarray
+    frame_indices: np.ndarray
+    info: VideoInfo
+    warnings: list[str] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)
+    turn: int = 0
+
+    @property
+    def fps(self) -> float:
+        """The true average rate of the frames read."""
+        return true_fps(self.timestamps, self.info.fps)
+
+    def times_of(self, track: Track) -> np.ndarray:
+        """Timestamps [len(track)] of a track's frames, s."""
+        return np.interp(track.frames, self.frame_indices, self.timestamps)
+
+
+def follow_people(
+    reader: VideoReader,
+    detector: Detector,
+    progress: Callable[[int], None] | None = None,
+    min_seconds: float = 0.5,
+) -> TrackingResult:
+    """Detect and follow everybody in the video of ``reader``, streaming it once.
+
+    ``progress`` is told the number of frames done since its last call. A video that turns out to
+    lie on its side is streamed again with its frames turned. Raises NobodyFound when nobody is
+    seen for ``min_seconds``.
+    """
+    stream = _stream(reader, detector, 0, progress)
+    found = _finish(stream, reader, min_seconds)
+    if stream.sideways:
+        turned = _finish(_stream(reader, detector, stream.sideways, progress), reader, min_seconds)
+        if sum(track.seen.sum() for track in turned.tracks) > sum(
+            track.seen.sum() for track in found.tracks
+        ):
+            found = turned
+            found.warnings.append(
+                f"{reader.path.name} lies on its side; people were found in turned frames"
+            )
+    if not found.tracks:
+        dropped = "".join(f"; {line}" for line in found.warnings)
+        raise NobodyFound(
+            f"no people found in {reader.path}; try --detector FILE with a larger model{dropped}"
+        )
+    return found
+
+
+class _Fragment:
+    """Observations of one person in increasing frames; rows are packed to stay small."""
+
+    def __init__(self, key: int):
+        self.key = key
+        self.frames = array("q")
+        self._rows = array("f")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def add(self, frame: int, found: Detections, row: int, look: np.ndarray) -> None:
+        self.frames.append(frame)
+        self._rows.extend(found.boxes[row])
+        self._rows.append(found.score[row])
+        self._rows.extend(found.keypoints[row].ravel())
+        self._rows.extend(look)
+
+    def last(self, count: int) -> np.ndarray:
+        """The last rows, at most ``count``."""
+        return np.array(self._rows[-count * _ROW :], dtype=np.float64).reshape(-1, _ROW)
+
+    def piece(self) -> "_Piece":
+        return _Piece(np.array(self.frames), np.array(self._rows).reshape(-1, _ROW))
+
+
+@dataclass
+class _Piece:
+    """A fragment at rest: frames [n], rows [n, _ROW] (box, score, keypoints, look)."""
+
+    frames: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        return self.rows[:, :4]
+
+    @property
+    def score(self) -> np.ndarray:
+        return self.rows[:, 4]
+
+    @property
+    def looks(self) -> np.ndarray:
+        return self.rows[:, -_LOOK:]
+
+    def where(self, mask: np.ndarray) -> "_Piece":
+        return _Piece(self.frames[mask], self.rows[mask])
+
+    def joined(self, other: "_Piece") -> "_Piece":
+        return _Piece(
+            np.concatenate([self.frames, other.frames]), np.concatenate([self.rows, other.rows])
+        )
+
+
+@dataclass
+class _Stream:
+    """What one pass over the video leaves behind."""
+
+    pieces: list[_Piece]
+    timestamps: np.ndarray
+    frame_indices: np.ndarray
+    cuts: list[int]
+    turn: int
+    sideways: int
+
+
+def _stream(
+    reader: VideoReader,
+    detector: Detector,
+    turn: int,
+    progress: Callable[[int], None] | None,
+) -> _Stream:
+    clock: list[tuple[int, float]] = []
+    collector, cuts, sideways = _Collector(detector, reader.info.fps), _CutFinder(), _Sideways()
+
+    def frames() -> Iterator[np.ndarray]:
+        for index, time, frame in reader:
+            clock.append((index, time))
+            yield frame
+
+    for frame, found in detector.track(frames(), turn):
+        index, time = clock[-1]
+        if cuts.see(index, frame):
+            collector.forget()
+        collector.see(index, frame, found)
+        sideways.see(time, frame, found, detector)
+        if progress is not None:
+            progress(1)
+    indices, times = zip(*clock, strict=True)
+    return _Stream(
+        [fragment.piece() for fragment in collector.fragments.values()],
+        np.array(times),
+        np.array(indices),
+        cuts.found,
+        turn,
+        0 if turn else sideways.turn,
+    )
+
+
+class _Collector:
+    """Gathers detections into fragments, frame by frame."""
+
+    def __init__(self, detector: Detector, fps: float):
+        self.detector = detector
+        self.patience = max(1, round(SEARCH_SECONDS * fps))
+        self.fragments: dict[int, _Fragment] = {}
+        self.watched: list[_Fragment] = []  # seen lately, followed or lost
+        self.loose = Detections.empty()  # the last frame's detections nobody claimed
+
+    def forget(self) -> None:
+        """The scene has changed: nobody of the last frame can be in this one."""
+        self.watched, self.loose = [], Detections.empty()
+
+    def see(self, index: int, frame: np.ndarray, found: Detections) -> None:
+        claimed = found.ids >= 0
+        for row in np.flatnonzero(claimed):
+            self._observe(index, frame, found, row)
+        loose = found.take(~claimed)
+        for fragment in self.watched:
+            if fragment.frames[-1] < index:
+                loose = self._recover(fragment, index, frame, found.take(claimed), loose)
+        self.watched = [f for f in self.watched if index - f.frames[-1] < self.patience]
+        self.loose, self._last_frame = loose, frame
+
+    def _observe(self, index: int, frame: np.ndarray, found: Detections, row: int) -> None:
+        key = int(found.ids[row])
+        fragment = self.fragments.get(key)
+        if fragment is None:
+            fragment = self.fragments[key] = _Fragment(key)
+            # The tracker shows a person from the second detection on; take the first one too.
+            if len(self.loose):
+                overlap = box_iou(found.boxes[[row]], self.loose.boxes)[0]
+                if overlap.max() > 0.5:
+                    best = int(np.argmax(overlap))
+                    look = appearance(
+                        self._last_frame, self.loose.boxes[best], self.loose.keypoints[best]
+                    )
+                    fragment.add(index - 1, self.loose, best, look)
+        fragment.add(index, found, row, appearance(frame, found.boxes[row], found.keypoints[row]))
+        if fragment not in self.watched:
+            self.watched.append(fragment)
+
+    def _recover(
+        self,
+        fragment: _Fragment,
+        index: int,
+        frame: np.ndarray,
+        claimed: Detections,
+        loose: Detections,
+    ) -> Detections:
+        """Look for a lost person; returns what stays loose."""
+        box = _predicted_box(fragment, index)
+        if (row := _best_match(box, loose, claimed)) is not None:
+            found, loose = loose, loose.take(np.arange(len(loose)) != row)
+        else:
+            height, width = frame.shape[:2]
+            center = (box[:2] + box[2:]) / 2
+            edge = 0.25 * (box[2:] - box[:2])
+            inside = (center > edge).all() and (center < np.array([width, height]) - edge).all()
+            recent = fragment.last(self.patience)[:, 4]
+            if not inside or len(recent) < self.patience or np.median(recent) < SURE:
+                return loose
+            found = self.detector.search(frame, box)
+            if (row := _best_match(box, found, claimed)) is None:
+                return loose
+        look = appearance(frame, found.boxes[row], found.keypoints[row])
+        fragment.add(index, found, row, look)
+        return loose
+
+
+def _predicted_box(fragment: _Fragment, index: int) -> np.ndarray:
+    """The last box, moved on at the speed of the last frames."""
+    boxes = fragment.last(5)[:, :4]
+    frames = np.array(fragment.frames[-len(boxes) :], dtype=np.float64)
+    if len(boxes) < 3:
+        return boxes[-1]
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    speed = np.polyfit(frames - frames[-1], centers, 1)[0]
+    return boxes[-1] + np.tile(speed, 2) * (index - frames[-1])
+
+
+def _best_match(box: np.ndarray, found: Detections, claimed: Detections) -> int | None:
+    """The row of ``found`` that is where ``box`` was expected and is nobody else."""
+    if not len(found):
+        return None
+    overlap = box_iou(box[None], found.boxes)[0]
+    if len(claimed):
+        overlap[box_iou(found.boxes, claimed.boxes).max(axis=1) > 0.5] = 0
+    row = int(np.argmax(overlap))
+    return row if overlap[row] > 0.3 else None
+
+
+class _CutFinder:
+    """Hard cuts: grey levels and colours of the whole picture change at once, and stay so."""
+
+    def __init__(self) -> None:
+        self.found: list[int] = []
+        self._past: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def see(self, index: int, frame: np.ndarray) -> bool:
+        """True where ``frame`` shows another scene than the one before."""
+        small = cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA)
+        colours = cv2.calcHist(
+            [cv2.cvtColor(small, cv2.COLOR_BGR2HSV)],
+            [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256],
+        )  # fmt: skip
+        now = small.astype(np.float32), colours.ravel() / colours.sum()
+        cut = bool(self._past) and self._differ(self._past[-1], now)
+        if cut and self.found[-1:] == [index - 1] and not self._differ(self._past[0], now):
+            self.found.pop()  # a flash: the old scene is back after one frame
+        elif cut:
+            self.found.append(index)
+        self._past = [*self._past[-1:], now]
+        return cut
+
+    @staticmethod
+    def _differ(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> bool:
+        levels = np.abs(a[0] - b[0]).mean()
+        colours = np.sqrt(max(0.0, 1 - np.sqrt(a[1] * b[1]).sum()))
+        return levels > CUT_LEVELS and colours > CUT_COLOURS
+
+
+class _Sideways:
+    """Whether people would stand upright if the video were turned by a quarter.
+
+    Once a second, while nobody is surely seen, the frame is tried turned.
+    """
+
+    def __init__(self) -> None:
+        self.votes = {0: 0, 1: 0, 3: 0}
+        self._next = -np.inf
+
+    def see(self, time: float, frame: np.ndarray, found: Detections, detector: Detector) -> None:
+        if time < self._next:
+            return
+        self._next = time + 1.0
+        sure = (found.score >= SURE).any()
+        turn = 0 if sure else detector.best_turn(frame)
+        if sure or turn:
+            self.votes[turn] += 1
+
+    @property
+    def turn(self) -> int:
+        return max(self.votes, key=self.votes.get)
+
+
+def appearance(frame: np.ndarray, box: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """What a person wears: colours of the torso and of the legs, float32 [64], sum 1.
+
+    Each half is a histogram: 12 hues x 2 saturations for colours, 8 levels for greys. The
+    regions come from the keypoints [17, 3] where they are sure, else from the box [4].
+    """
+    corner, extent = np.tile(box[:2], 2), np.tile(box[2:] - box[:2], 2)
+    torso = _region(keypoints, _SHOULDERS + _HIPS)
+    legs = _region(keypoints, _HIPS + _ANKLES)
+    if torso is None:
+        torso = corner + extent * [0.25, 0.15, 0.75, 0.5]
+    if legs is None:
+        legs = corner + extent * [0.25, 0.55, 0.75, 0.9]
+    return np.concatenate([_colours(frame, torso), _colours(frame, legs)]) / 2
+
+
+def _region(keypoints: np.ndarray, members: tuple[int, ...]) -> np.ndarray | None:
+    points = keypoints[list(members)]
+    if (points[:, 2] < KEYPOINT_SURE).any():
+        return None
+    low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+    thin = max(0.0, 0.35 * (high[1] - low[1]) - (high[0] - low[0])) / 2  # seen from the side
+    return np.array([low[0] - thin, low[1], high[0] + thin, high[1]])
+
+
+def _colours(frame: np.ndarray, region: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    x0, y0 = np.clip(np.floor(region[:2]), 0, [width - 1, height - 1]).astype(int)
+    x1, y1 = np.clip(np.ceil(region[2:]), [x0 + 1, y0 + 1], [width, height]).astype(int)
+    patch = cv2.resize(frame[y0:y1, x0:x1], (16, 16), interpolation=cv2.INTER_AREA)
+    hue, saturation, value = cv2.cvtColor(patch, cv2.COLOR_BGR2HSV).reshape(-1, 3).T.astype(int)
+    colourful = (saturation > 50) & (value > 40)
+    bins = np.where(colourful, hue // 15 * 2 + (saturation > 130), 24 + value // 32)
+    return np.bincount(bins, minlength=_LOOK // 2).astype(np.float32) / len(bins)
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> float:
+    """Agreement of two looks [64], 0..1."""
+    return float(np.sqrt(a * b).sum())
+
+
+def _finish(stream: _Stream, reader: VideoReader, min_seconds: float) -> TrackingResult:
+    """From the fragments of a stream to numbered tracks."""
+    result = TrackingResult(
+        [], stream.timestamps, stream.frame_indices, reader.info, list(reader.warnings),
+        stream.cuts, stream.turn,
+    )  # fmt: skip
+    fps, name = result.fps, reader.path.name
+    pieces = [part for piece in stream.pieces for part in _split(piece, stream.cuts)]
+    _exchange_back(pieces, fps)
+    pieces = _without_doubles(_join(pieces, fps, stream.cuts))
+    kept, doubtful, short = [], [], []
+    for piece in pieces:
+        if len(piece) / fps < min_seconds:
+            short.append(piece)
+        elif np.median(piece.score) < MIN_TRACK_SCORE:
+            doubtful.append(piece)
+        else:
+            kept.append(piece)
+    if stream.cuts:
+        result.warnings.append(
+            f"{name} has scene cuts at frame {_listed(stream.cuts)}; people are not followed "
+            "across them"
+        )
+    if short:
+        result.warnings.append(
+            f"dropped {len(short)} track(s) seen for less than {min_seconds:g} s "
+            f"(frames {_listed(f'{p.frames[0]}-{p.frames[-1]}' for p in short)})"
+        )
+    if doubtful:
+        scores = _listed(f"{np.median(piece.score):.2f}" for piece in doubtful)
+        result.warnings.append(
+            f"dropped {len(doubtful)} doubtful track(s) (score {scores}); a larger model with "
+            "--detector FILE may be surer"
+        )
+    tracks = [_to_track(piece, fps) for piece in kept]
+    step = np.gradient(stream.timestamps) if len(stream.timestamps) > 1 else np.ones(1)
+
+    def weight(track: Track) -> float:
+        times = np.interp(track.frames, stream.frame_indices, step)
+        return float(((track.boxes[:, 2:] - track.boxes[:, :2]).prod(axis=1) * times).sum())
+
+    result.tracks = sorted(tracks, key=weight, reverse=True)
+    for number, track in enumerate(result.tracks, start=1):
+        track.id = number
+    return result
+
+
+def _listed(items, most: int = 6) -> str:
+    words = [str(item) for item in items]
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
+
+
+def _split(piece: _Piece, cuts: list[int]) -> Iterator[_Piece]:
+    scene = np.searchsorted(cuts, piece.frames, side="right")
+    for number in np.unique(scene):
+        yield piece.where(scene == number)
+
+
+def _exchange_back(pieces: list[_Piece], fps: float) -> None:
+    """Undo exchanges of identity: two people touch, and afterwards each looks like the other."""
+    for a, b in combinations(range(len(pieces)), 2):
+        first, second = pieces[a], pieces[b]
+        shared, in_first, in_second = np.intersect1d(
+            first.frames, second.frames, return_indices=True
+        )
+        if len(shared) < 3:
+            continue
+        overlap = _paired_iou(first.boxes[in_first], second.boxes[in_second])
+        touching = np.flatnonzero(overlap > CONTACT)
+        meetings = np.split(touching, np.flatnonzero(np.diff(touching) > fps / 2) + 1)
+        for meeting in meetings:
+            if not len(meeting):
+                continue
+            start, end = shared[meeting[0]], shared[meeting[-1]]
+            looks = [
+                _look_between(piece, low, high)
+                for piece in (pieces[a], pieces[b])
+                for low, high in ((start - 2 * fps, start), (end + 1, end + 1 + 2 * fps))
+            ]
+            if any(look is None for look in looks):
+                continue
+            a_before, a_after, b_before, b_after = looks
+            kept = alike(a_before, a_after) + alike(b_before, b_after)
+            exchanged = alike(a_before, b_after) + alike(b_before, a_after)
+            if exchanged > kept + EXCHANGE_MARGIN:
+                # Where in the meeting they changed is where their boxes overlap most.
+                turn = shared[meeting[np.argmax(overlap[meeting])]]
+                one, other = pieces[a], pieces[b]
+                pieces[a] = one.where(one.frames < turn).joined(other.where(other.frames >= turn))
+                pieces[b] = other.where(other.frames < turn).joined(one.where(one.frames >= turn))
+
+
+def _look_between(piece: _Piece, low: float, high: float) -> np.ndarray | None:
+    inside = (piece.frames >= low) & (piece.frames < high)
+    return piece.looks[inside].mean(axis=0) if inside.sum() >= 3 else None
+
+
+def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.array([box_iou(p[None], q[None])[0, 0] for p, q in zip(a, b, strict=True)])
+
+
+def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
+    """Join fragments of one person, the surest pair first, until no pair fits."""
+    pieces = list(pieces)
+    while True:
+        costs = {
+            (a, b): cost
+            for a, first in enumerate(pieces)
+            for b, second in enumerate(pieces)
+            if a != b and (cost := _join_cost(first, second, fps, cuts)) is not None
+        }
+        if not costs:
+            return pieces
+        a, b = min(costs, key=costs.get)
+        pieces[a] = pieces[a].joined(pieces[b])
+        del pieces[b]
+
+
+def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> float | None:
+    """How badly ``second`` continues ``first``; None where it can't."""
+    gap = (second.frames[0] - first.frames[-1]) / fps
+    if not 0 < gap <= JOIN_SECONDS:
+        return None
+    if any(first.frames[-1] < cut <= second.frames[0] for cut in cuts):
+        return None
+    span = max(3, round(fps / 4))
+    looks = alike(first.looks[-2 * span :].mean(axis=0), second.looks[: 2 * span].mean(axis=0))
+    middle = (first.frames[-1] + second.frames[0]) / 2
+    one, one_size = _place_at(first.frames[-span:], first.boxes[-span:], middle)
+    other, other_size = _place_at(second.frames[:span], second.boxes[:span], middle)
+    size = (one_size + other_size) / 2
+    away = float(np.linalg.norm(one - other)) / size
+    grown = abs(np.log(one_size / other_size))
+    reach = 0.5 + min(gap, GAP_SECONDS)
+    needed = SIMILAR if gap <= GAP_SECONDS else SAME_LOOKS
+    if away > reach or grown > np.log(1.8) or looks < needed:
+        return None
+    return away / reach + (1 - looks) + gap / JOIN_SECONDS
+
+
+def _place_at(frames: np.ndarray, boxes: np.ndarray, when: float) -> tuple[np.ndarray, float]:
+    """Centre [2] px by the speed at the end of a fragment, and the longer side there, px."""
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    nearest = np.argsort(np.abs(frames - when))[:3]
+    size = float(np.median((boxes[nearest, 2:] - boxes[nearest, :2]).max(axis=1)))
+    if len(frames) < 3:
+        return centers.mean(axis=0), size
+    slope, value = np.polyfit(frames - when, centers, 1)
+    return value, size
+
+
+def _without_doubles(pieces: list[_Piece]) -> list[_Piece]:
+    """Drop tracks that show, most of their time, a person who has a longer track already."""
+    kept: list[_Piece] = []
+    for piece in sorted(pieces, key=len, reverse=True):
+        double = False
+        for other in kept:
+            _, here, there = np.intersect1d(piece.frames, other.frames, return_indices=True)
+            if len(here) >= 0.8 * len(piece):
+                double |= np.median(_paired_iou(piece.boxes[here], other.boxes[there])) > 0.6
+        if not double:
+            kept.append(piece)
+    return kept
+
+
+def _to_track(piece: _Piece, fps: float) -> Track:
+    """Fill the gaps and smooth the boxes."""
+    frames = np.arange(piece.frames[0], piece.frames[-1] + 1)
+    at = piece.frames - frames[0]
+    seen = np.zeros(len(frames), dtype=bool)
+    seen[at] = True
+    keypoints = np.zeros((len(frames), KEYPOINTS, 3))
+    keypoints[at] = piece.rows[:, 5:-_LOOK].reshape(-1, KEYPOINTS, 3)
+    score = np.zeros(len(frames))
+    score[at] = piece.score
+    whole = _with_keypoints(piece.boxes.astype(np.float64), keypoints[at])
+    boxes = np.stack([np.interp(frames, piece.frames, side) for side in whole.T], axis=1)
+    return Track(0, frames, smooth_boxes(boxes, fps), score, keypoints, seen)
+
+
+def _with_keypoints(boxes: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """Boxes [N, 4] widened to hold the sure keypoints [N, 17, 3]: arms belong inside."""
+    sure = keypoints[..., 2:] >= KEYPOINT_SURE
+    low = np.where(sure, keypoints[..., :2], np.inf).min(axis=1)
+    high = np.where(sure, keypoints[..., :2], -np.inf).max(axis=1)
+    return np.concatenate([np.minimum(boxes[:, :2], low), np.maximum(boxes[:, 2:], high)], axis=1)
+
+
+def smooth_boxes(boxes: np.ndarray, fps: float) -> np.ndarray:
+    """Boxes [N, 4] xyxy px of consecutive frames without their frame-to-frame noise.
+
+    Centre and size each pass a median of three, against single outliers, and a Savitzky-Golay
+    filter of second order: no phase, so fast people are not lagged behind.
+    """
+    centers = _smooth((boxes[:, :2] + boxes[:, 2:]) / 2, CENTER_SECONDS * fps)
+    sizes = _smooth(np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], 1)), SIZE_SECONDS * fps)
+    halves = np.exp(sizes) / 2
+    return np.concatenate([centers - halves, centers + halves], axis=1)
+
+
+def _smooth(values: np.ndarray, window: float) -> np.ndarray:
+    length = min(max(5, 2 * round(window / 2) + 1), (len(values) - 1) // 2 * 2 + 1)
+    if length < 5:
+        return values
+    inner = values.copy()
+    inner[1:-1] = median_filter(values, size=(3, 1))[1:-1]
+    return savgol_filter(inner, length, polyorder=2, axis=0, mode="interp")
