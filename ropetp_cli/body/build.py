@@ -61,7 +61,7 @@ WEIGHT_SPREAD = 0.02
 #: Influences on a vertex, as in SMPL.
 MAX_INFLUENCES = 4
 #: Surface vertices a joint's row may use, and how strongly its weights are spread over them.
-CANDIDATES, ROW_SPREAD = 1200, 0.01
+CANDIDATES, ROW_SPREAD = 600, 0.01
 #: How much more the regressor heeds the shape space's extremes than sampled bodies.
 EXTREMES_IMPORTANCE = 5.0
 #: Smaller groups of hidden faces are creases (nostrils, ears), not pockets.
@@ -318,17 +318,42 @@ def _shortest_arc(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.eye(3) + cross + cross @ cross / (1 + start @ end)
 
 
-def bind_rig(human: MakeHuman, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def anatomy(human: MakeHuman, average: np.ndarray) -> np.ndarray:
+    """Which skin vertices of the average body a mannequin shows as smooth surface, bool [13380]."""
+    skin = average[:NUM_SKIN]
+    ids, offsets = human.target("breast/breast-point-incr")
+    tip = ids[np.where(ids < NUM_SKIN, np.linalg.norm(offsets, axis=1), 0).argmax()]
+    midline = np.flatnonzero(human.vertices[:NUM_SKIN, 0] == 0)
+    crotch = midline[skin[midline, 1].argmin()]
+    pelvis = human.cube_joints(average)[0]
+    front = midline[skin[midline, 2] > pelvis[2]]
+    navel = front[np.abs(skin[front, 1] - pelvis[1] - NAVEL_HEIGHT).argmin()]
+    patches = (
+        (tip, CHEST_RADIUS),
+        (human.mirror[tip], CHEST_RADIUS),
+        (crotch, CROTCH_RADIUS),
+        (navel, NAVEL_RADIUS),
+    )
+    region = np.zeros(NUM_SKIN, dtype=bool)
+    for vertex, radius in patches:
+        region |= np.linalg.norm(skin - skin[vertex], axis=1) < radius
+    return region
+
+
+def bind_rig(
+    human: MakeHuman, weights: np.ndarray, faired: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """The rig: MakeHuman's joint cubes bound to the skin by convex rows, [24, 13380].
 
     The cubes slide under the skin from shape to shape, knees and spine by centimetres; bound, a
-    joint stays where its skin bends.
+    joint stays where its skin bends. Vertices that will be ``faired`` away bear no joint.
     """
     bodies = [human.shape(Identity())]
     bodies += [human.shape(Identity.random(rng)) for _ in range(NUM_RIG_SAMPLES)]
     skins = np.array(bodies)[:, :NUM_SKIN]
     cubes = np.array([human.cube_joints(body) for body in bodies])
-    return convex_rows(cubes, skins, weights[:NUM_SKIN, :NUM_JOINTS], human.mirror[:NUM_SKIN])
+    usable = np.where(faired[:, None], 0, weights[:NUM_SKIN, :NUM_JOINTS])
+    return convex_rows(cubes, skins, usable, human.mirror[:NUM_SKIN])
 
 
 def t_pose_rotations(human: MakeHuman, vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
@@ -769,28 +794,6 @@ class Smoother:
         return out
 
 
-def anatomy(human: MakeHuman, surface: Surface, vertices: np.ndarray) -> np.ndarray:
-    """Which vertices of the mean body [V, 3] a mannequin shows as smooth surface, bool [V]."""
-    row_of = {int(vertex): row for row, vertex in enumerate(surface.source)}
-    ids, offsets = human.target("breast/breast-point-incr")
-    strongest = ids[np.argsort(-np.linalg.norm(offsets, axis=1))]
-    tip = next(row_of[int(vertex)] for vertex in strongest if int(vertex) in row_of)
-    midline = np.flatnonzero(surface.mirror == np.arange(len(vertices)))
-    crotch = midline[vertices[midline, 1].argmin()]
-    front = midline[vertices[midline, 2] > PELVIS[2]]
-    navel = front[np.abs(vertices[front, 1] - (PELVIS[1] + NAVEL_HEIGHT)).argmin()]
-    patches = (
-        (tip, CHEST_RADIUS),
-        (surface.mirror[tip], CHEST_RADIUS),
-        (crotch, CROTCH_RADIUS),
-        (navel, NAVEL_RADIUS),
-    )
-    region = np.zeros(len(vertices), dtype=bool)
-    for row, radius in patches:
-        region |= np.linalg.norm(vertices - vertices[row], axis=1) < radius
-    return region
-
-
 @dataclass(frozen=True)
 class ShapeSpace:
     """A linear shape space of surface and rig: means, and one direction a unit of beta."""
@@ -874,7 +877,8 @@ def build(mpfb2: Path) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     rng = np.random.default_rng(SEED)
     average = human.shape(Identity())
     gathered = gather_weights(human, average, human.cube_joints(average))
-    rig = bind_rig(human, gathered, rng)
+    faired = anatomy(human, average)
+    rig = bind_rig(human, gathered, faired, rng)
     mean_vertices, _ = t_pose(human, average, gathered, rig)
     surface = make_surface(human, mean_vertices, gathered)
 
@@ -891,7 +895,7 @@ def build(mpfb2: Path) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     mean = surfaces.mean(0)
     smoother = Smoother(mean, surface.faces)
     flat = surfaces.transpose(1, 0, 2).reshape(NUM_VERTICES, -1)
-    flat = smoother.fair(flat, anatomy(human, surface, mean))
+    flat = smoother.fair(flat, faired[surface.source])
     flat = flat.reshape(NUM_VERTICES, NUM_SAMPLES, 3)
     surfaces = 0.5 * (flat + flat[surface.mirror] * [-1, 1, 1]).transpose(1, 0, 2)
     rigs = 0.5 * (rigs + rigs[:, list(MIRROR)] * [-1, 1, 1])
