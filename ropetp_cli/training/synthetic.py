@@ -159,7 +159,10 @@ def draw_view(rng: np.random.Generator) -> np.ndarray:
 
 
 class Figure:
-    """The body model, prepared for dressing and drawing one figure at a time."""
+    """The body model, prepared for dressing and drawing one figure at a time.
+
+    Skinning is linear; a licensed model's pose correctives are left out.
+    """
 
     def __init__(self, body: BodyData) -> None:
         self.template = np.asarray(body.v_template, np.float32)
@@ -500,14 +503,6 @@ class Backdrops:
         return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 3))
 
 
-@dataclass
-class Placed:
-    """A figure in front of the camera: vertices [V, 3] m in camera axes and drawn colours."""
-
-    vertices: np.ndarray
-    shaded: np.ndarray
-
-
 class Studio:
     """Everything a sample is made from."""
 
@@ -528,23 +523,20 @@ class Studio:
         up = view @ np.array([0.0, 1.0, 0.0], np.float32)
         light = Light.draw(up, rng)
         rotations = self.poses.draw(rng)
-        heading = axis_angle_to_matrix(np.array([0, rng.uniform(-np.pi, np.pi), 0]))
-        rotations[0] = view @ heading @ rotations[0]
+        rotations[0] = view @ _yaw(rng) @ rotations[0]
         betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5).astype(np.float32)
         outfit = draw_outfit(figure, rng)
         vertices, joints = figure.pose(rotations, betas, outfit.puff)
         shaded = light.shade(outfit.colours, figure.normals(vertices))
 
         distance = np.exp(rng.uniform(np.log(2.5), np.log(12)))
-        frame = _frame_crop(vertices, joints, distance, rng)
-        person = Placed(vertices + frame.shift, shaded)
-        colour, depth = rasterize(
-            person.vertices, figure.faces, person.shaded, frame.width, _RENDER, flat=False
-        )
+        frame = _frame_crop(vertices, distance, rng)
+        vertices = vertices + frame.shift
+        colour, depth = rasterize(vertices, figure.faces, shaded, frame.width, _RENDER, flat=False)
         drawn = depth < _EMPTY
         image = cv2.resize(self.backdrops.draw(rng), (_RENDER, _RENDER)).astype(np.float32) / 255
         if rng.random() < 0.5:
-            self._cast_shadow(image, person, light, up, frame.width, rng)
+            self._cast_shadow(image, vertices, light, up, frame.width, rng)
         covered = np.zeros((_RENDER, _RENDER), bool)
         others = self._others(view, up, light, frame, rng)
         behind = [o for o in others if not o[2]]
@@ -567,10 +559,19 @@ class Studio:
         fill = self._outside_fill(image, rng)
         image = degrade(image, rng)
         image[frame.outside] = fill[frame.outside]
-        labels = self._label(rotations, betas, joints, frame, person, covered | frame.outside)
+        labels = self._label(rotations, betas, joints, frame, vertices, covered | frame.outside)
         return image, labels
 
-    def _label(self, rotations, betas, joints, frame, person, hidden) -> Labels:
+    def _label(
+        self,
+        rotations: np.ndarray,
+        betas: np.ndarray,
+        joints: np.ndarray,
+        frame: CropFrame,
+        vertices: np.ndarray,
+        hidden: np.ndarray,
+    ) -> Labels:
+        """Labels of one figure; ``hidden`` [256, 256] marks what others or the edge cover."""
         labels = Labels.empty(1)
         placed = joints + frame.shift
         points = placed[:, :2] / placed[:, 2:] * (2 / frame.width)
@@ -578,9 +579,7 @@ class Studio:
         inside = ((pixels >= 0) & (pixels < CROP)).all(1)
         x, y = np.clip(pixels, 0, CROP - 1).T
         codes = np.repeat(self.figure.part[:, None], 3, 1).astype(np.float32) / 32
-        parts, depth = rasterize(
-            person.vertices, self.figure.faces, codes, frame.width, MASK, flat=True
-        )
+        parts, depth = rasterize(vertices, self.figure.faces, codes, frame.width, MASK, flat=True)
         mask = np.where(depth < _EMPTY, np.rint(parts[..., 0] * 32), BACKGROUND).astype(np.uint8)
         small = cv2.resize(hidden.astype(np.float32), (MASK, MASK), interpolation=cv2.INTER_AREA)
         mask[small > 0.5] = BACKGROUND
@@ -592,13 +591,21 @@ class Studio:
         labels.masks[0] = mask
         return labels
 
-    def _cast_shadow(self, image, person, light, up, width, rng) -> None:
+    def _cast_shadow(
+        self,
+        image: np.ndarray,
+        vertices: np.ndarray,
+        light: Light,
+        up: np.ndarray,
+        width: float,
+        rng: np.random.Generator,
+    ) -> None:
         """Darkens where the figure's shadow falls on the floor below its lowest point."""
         if light.direction @ up < 0.25:
             return
-        height = person.vertices @ up
+        height = vertices @ up
         drop = (height - height.min()) / (light.direction @ up)
-        fallen = person.vertices - drop[:, None] * light.direction
+        fallen = vertices - drop[:, None] * light.direction
         if fallen[:, 2].min() < _Z_NEAR * 2:
             return
         both = np.concatenate([self.figure.faces, self.figure.faces[:, ::-1]])
@@ -607,7 +614,14 @@ class Studio:
         dark = cv2.resize(dark, image.shape[:2], interpolation=cv2.INTER_LINEAR)
         image *= 1 - rng.uniform(0.2, 0.6) * dark[..., None]
 
-    def _others(self, view, up, light, frame, rng) -> list[tuple[np.ndarray, np.ndarray, bool]]:
+    def _others(
+        self,
+        view: np.ndarray,
+        up: np.ndarray,
+        light: Light,
+        frame: CropFrame,
+        rng: np.random.Generator,
+    ) -> list[tuple[np.ndarray, np.ndarray, bool]]:
         """People and solid boxes around the person: (colour, depth, may cover the person)."""
         layers = []
         for _ in range(rng.choice([0, 1, 2], p=[0.68, 0.24, 0.08])):
@@ -634,7 +648,13 @@ class Studio:
                 layers.append((*drawn, True))
         return layers
 
-    def _cover(self, image, covered, frame, rng) -> None:
+    def _cover(
+        self,
+        image: np.ndarray,
+        covered: np.ndarray,
+        frame: CropFrame,
+        rng: np.random.Generator,
+    ) -> None:
         """Pastes flat occluders over the crop: polygons, ellipses, bars; updates ``covered``."""
         for _ in range(rng.choice([0, 1, 2, 3], p=[0.66, 0.2, 0.09, 0.05])):
             stencil = np.zeros((CROP, CROP), np.uint8)
@@ -690,9 +710,7 @@ class CropFrame:
     outside: np.ndarray
 
 
-def _frame_crop(
-    vertices: np.ndarray, joints: np.ndarray, distance: float, rng: np.random.Generator
-) -> CropFrame:
+def _frame_crop(vertices: np.ndarray, distance: float, rng: np.random.Generator) -> CropFrame:
     """A square crop as the tool makes it: the seen person's box x 1.2, centre and scale jittered.
 
     A third of the people are cut by the edge of the photograph; the box is then of what is left.
@@ -739,7 +757,9 @@ def _frame_crop(
     return CropFrame(shift, width, box, rows[:, None] | columns[None])
 
 
-def _box(frame: CropFrame, up: np.ndarray, rng: np.random.Generator):
+def _box(
+    frame: CropFrame, up: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A table, bench or crate standing before the person: vertices, faces and flat colours."""
     away = np.array([0, 0, 1.0]) - up[2] * up
     away /= max(np.linalg.norm(away), 1e-6)
