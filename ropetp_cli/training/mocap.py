@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ropetp_cli.body.skeleton import ANKLES, FEET, MIRROR, NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import FEET, MIRROR, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 
-#: How far the lowest of toes and ankles is above the floor when a foot stands on it, m.
+#: How far the toe joint is above the floor when the foot stands on it, m.
 TOE_HEIGHT = 0.02
+#: A toe slower than this stands still, m/s.
+STILL = 0.15
 LOWER_BODY = tuple(range(1, 12))
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)
 #: How often a source is drawn, by the quality of its skeleton and floor.
@@ -38,11 +40,16 @@ class Clip:
         return len(self.root)
 
     def on_floor(self) -> np.ndarray:
-        """The root with the floor at y = 0 and the first frame over the origin. The floor is where
-        the lowest of toes and ankles comes to stand: the first percentile, because loose floors
-        let single frames sink."""
-        feet = self.joints[:, list(FEET + ANKLES), 1] + self.root[:, 1:2]
-        floor = np.percentile(feet.min(1), 1) - TOE_HEIGHT
+        """The root with the floor at y = 0 and the first frame over the origin.
+
+        The floor lies ``TOE_HEIGHT`` below the lowest level on which toes come to rest: the tenth
+        percentile of the heights of toes that stand still, because loose floors let a foot sink
+        at times, and a toe that pushes off dips below its height in standing.
+        """
+        toes = self.joints[:, list(FEET)] + self.root[:, None]
+        speed = np.linalg.norm(np.gradient(toes, axis=0), axis=-1) * self.fps
+        still = toes[..., 1][speed < np.maximum(STILL, np.percentile(speed, 5))]
+        floor = np.percentile(still, 10) - TOE_HEIGHT
         return self.root - np.array([self.root[0, 0], floor, self.root[0, 2]], self.root.dtype)
 
 

@@ -78,13 +78,8 @@ class Condition:
     pivots: Tensor
     heights: Tensor
 
-    def __getitem__(self, frames: slice | Tensor) -> "Condition":
-        """Some frames of every sequence; an index [W, n] makes the W windows the batch of a
-        single sequence."""
-        if isinstance(frames, slice):
-            return Condition(
-                self.tokens[:, frames], self.pivots[:, frames], self.heights[:, frames]
-            )
+    def windows(self, frames: Tensor) -> "Condition":
+        """Cut a single sequence into windows: frame indices [W, n] -> a batch of W."""
         return Condition(self.tokens[0, frames], self.pivots[0, frames], self.heights[0, frames])
 
 

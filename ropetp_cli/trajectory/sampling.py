@@ -119,7 +119,7 @@ def _movement(
         frames = windows.frames[part : part + WINDOWS_AT_ONCE]
         seen = (noisy[frames] - origin[frames[:, :1]]).float().to(device)
         step = torch.full((len(frames),), timestep, device=device)
-        chosen = condition[windows.on_device[part : part + WINDOWS_AT_ONCE]]
+        chosen = condition.windows(windows.on_device[part : part + WINDOWS_AT_ONCE])
         movement = model.movement(seen, step, chosen)
         displacement.append(movement.displacement.cpu())
         height.append(movement.height.cpu())
