@@ -811,12 +811,16 @@ def person_free_patches(crops: RealCrops, limit: int) -> list[np.ndarray]:
 _studio: Studio | None = None
 
 
-def _open_studio(mocap: Path, crops: Path | None, joints: Path | None) -> None:
+def _open_studio(mocap: Path, crops: Path | None, joints: Path | None, label: str) -> None:
+    """Prepares a worker; ``label`` names the body that the set says it was drawn with."""
     global _studio
+    body = load_body()
+    if body.label != label:
+        raise RopeTPError(f"{label}: the body file changed while drawing; start again")
     cv2.setNumThreads(1)
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     poses = PoseSource(load_mocap_rotations(mocap))
-    _studio = Studio(Figure(load_body()), poses, Backdrops(photos))
+    _studio = Studio(Figure(body), poses, Backdrops(photos))
 
 
 def _render(job: tuple[int, int, int]) -> tuple[int, np.ndarray, Labels]:
@@ -850,8 +854,8 @@ def generate(
     images = np.lib.format.open_memmap(draft, "w+", np.uint8, (count, CROP, CROP, 3))
     labels, chunk, started = Labels.empty(count), 100, time.time()
     jobs = [(seed, first, min(first + chunk, count)) for first in range(0, count, chunk)]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _open_studio, (mocap, crops, joints)) as pool:
+    label, context = load_body().label, get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _open_studio, (mocap, crops, joints, label)) as pool:
         for first, some, part in pool.map(_render, jobs):
             done = first + len(some)
             images[first:done] = some
@@ -862,7 +866,7 @@ def generate(
                 print(f"{name}: {done}/{count}, {each:.3f} s each", flush=True)
     images.flush()
     os.replace(draft, out / f"{name}_images.npy")
-    labels.save(out / f"{name}_labels.npz", body=np.array(load_body().label))
+    labels.save(out / f"{name}_labels.npz", body=np.array(label))
 
 
 def main(arguments: list[str] | None = None) -> None:
