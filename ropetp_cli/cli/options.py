@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 FORMATS = ("npz", "bvh", "glb", "fbx")
-PREVIEWS = ("none", "overlay", "world", "side-by-side", "viewer")
+PREVIEWS = ("none", "overlay", "world", "side-by-side", "paths", "sheet")
 
 
 class Words(click.ParamType):
