@@ -153,7 +153,7 @@ class _Builder:
         """The body in the rest pose, bound to the skin by each vertex's four largest weights."""
         gltf = self.gltf
         faces = np.asarray(body.faces, dtype=np.uint32)
-        vertices = (body.v_template + body.shapedirs @ betas).astype(np.float32)
+        vertices = body.rest_vertices(betas).astype(np.float32)
         bones = np.argsort(-body.weights, axis=1, kind="stable")[:, :INFLUENCES]
         weights = np.take_along_axis(np.asarray(body.weights, dtype=np.float64), bones, axis=1)
         weights /= weights.sum(axis=1, keepdims=True)

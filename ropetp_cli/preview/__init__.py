@@ -1,0 +1,63 @@
+"""Pictures of a capture. Nothing here is imported by inference itself."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ropetp_cli.errors import RopeTPError
+
+if TYPE_CHECKING:
+    from ropetp_cli.body.model import BodyData
+    from ropetp_cli.motion import Motion
+
+#: Preview -> the file it is written to.
+FILES = {
+    "overlay": "overlay.mp4",
+    "world": "world.mp4",
+    "side-by-side": "side_by_side.mp4",
+    "paths": "paths.png",
+    "sheet": "overlay.png",
+}
+
+
+def check_previews(names: Iterable[str]) -> tuple[str, ...]:
+    """The previews to draw, in order, without ``none``. RopeTPError for one nobody draws."""
+    chosen = tuple(name for name in dict.fromkeys(names) if name != "none")
+    for name in chosen:
+        if name not in FILES:
+            known = ", ".join(FILES)
+            raise RopeTPError(f"the {name} preview is not available in this version; use {known}")
+    return chosen
+
+
+def render_previews(
+    video: str | Path,
+    motions: "list[Motion]",
+    body: "BodyData",
+    out: str | Path,
+    previews: Iterable[str],
+    progress: Callable[[int], None] | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> list[Path]:
+    """Draw ``previews`` of ``motions`` into the directory ``out`` and return the files.
+
+    ``start`` and ``end`` (s) are the part of ``video`` that was captured; ``progress(1)`` is
+    called for every frame drawn. Raises RopeTPError for an unreadable video or unwritable file.
+    """
+    names = check_previews(previews)
+    if not names:
+        return []
+    from ropetp_cli.preview.overlay import contact_sheet, render_overlay, render_side_by_side
+    from ropetp_cli.preview.world import path_plot, render_world
+
+    out = Path(out)
+    span = {"progress": progress, "start": start, "end": end}
+    draw = {
+        "overlay": lambda path: render_overlay(video, motions, body, path, **span),
+        "world": lambda path: render_world(motions, body, path, progress),
+        "side-by-side": lambda path: render_side_by_side(video, motions, body, path, **span),
+        "paths": lambda path: path_plot(motions, path),
+        "sheet": lambda path: contact_sheet(video, motions, body, path, start=start, end=end),
+    }
+    return [draw[name](out / FILES[name]) for name in names]

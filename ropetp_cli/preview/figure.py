@@ -1,0 +1,75 @@
+"""A person ready to be drawn: meshes at any time, a colour, a label."""
+
+import cv2
+import numpy as np
+
+from ropetp_cli.body.model import BodyData, skin
+from ropetp_cli.body.rotations import axis_angle_to_matrix
+from ropetp_cli.motion import Motion
+
+#: BGR, told apart on skin, grass and concrete; a person keeps the colour of the id.
+PALETTE = (
+    (214, 140, 40), (60, 120, 240), (90, 180, 60), (190, 80, 170),
+    (60, 190, 230), (180, 170, 40), (130, 100, 235), (90, 130, 150),
+)  # fmt: skip
+CHUNK = 16  # frames skinned at a time
+
+
+def person_color(person: int) -> tuple[int, int, int]:
+    """The BGR colour of a person's id."""
+    return PALETTE[(person - 1) % len(PALETTE)]
+
+
+class Figure:
+    """One motion's meshes, skinned a few frames at a time as they are asked for in order.
+
+    ``in_camera`` takes the body before the camera instead of the body in the world.
+    """
+
+    def __init__(self, motion: Motion, body: BodyData, in_camera: bool = False):
+        self.motion, self.body = motion, body
+        self.color = person_color(motion.person)
+        poses = motion.camera_poses if in_camera else motion.poses
+        self._trans = motion.camera_trans if in_camera else motion.trans
+        self._poses = poses.reshape(-1, 24, 3)
+        self._first, self._meshes = 0, np.empty((0, 0, 3))
+
+    def at(self, time: float, step: float) -> int | None:
+        """The index of the frame nearest to ``time`` s; None where the person is not there.
+
+        ``step`` s between the pictures drawn; a person is there up to half a step, its own or
+        the pictures', beyond the first and last frame.
+        """
+        times = self.motion.timestamps
+        index = int(np.searchsorted(times, time))
+        if index == len(times) or (index and time - times[index - 1] < times[index] - time):
+            index -= 1
+        reach = 0.51 * max(step, 1 / self.motion.fps)
+        return index if abs(times[index] - time) <= reach else None
+
+    def vertices(self, index: int) -> np.ndarray:
+        """The mesh at frame ``index``, [V, 3] m."""
+        if not self._first <= index < self._first + len(self._meshes):
+            part = slice(index, index + CHUNK)
+            local = axis_angle_to_matrix(self._poses[part])
+            self._meshes = skin(self.body, local, self.motion.betas, self._trans[part])
+            self._first = index
+        return self._meshes[index - self._first]
+
+
+def put_label(
+    image: np.ndarray, text: str, at: tuple[float, float], color: tuple[int, int, int]
+) -> None:
+    """White ``text`` on a plate of ``color``, centred above the point ``at`` px, kept inside."""
+    height, width = image.shape[:2]
+    scale = max(0.45, height / 1200)
+    thick = max(1, round(1.6 * scale))
+    (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    pad = round(0.4 * tall)
+    x = int(np.clip(at[0] - wide / 2, pad, max(pad, width - wide - pad)))
+    y = int(np.clip(at[1] - 2 * pad, tall + pad, max(tall + pad, height - below - pad)))
+    corner, opposite = (x - pad, y - tall - pad), (x + wide + pad, y + pad)
+    cv2.rectangle(image, corner, opposite, color, -1, cv2.LINE_AA)
+    cv2.putText(
+        image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thick, cv2.LINE_AA
+    )
