@@ -80,6 +80,7 @@ class BackgroundTracker:
         self._keyframe: _Keyframe | None = None
         self._rotations: list[np.ndarray] = []
         self._ratios: list[float] = []
+        self._anchors: list[int] = []  # frames whose rotation others are measured from
         self._misses = 0
         self._random = np.random.default_rng(0)
 
@@ -136,7 +137,8 @@ class BackgroundTracker:
         if steady < STILL:
             evidence = f"camera still: background within {steady:.2f} px of {LONGEST_SIDE}, {agree}"
             return BackgroundMotion(still, False, evidence, ratios)
-        rotation = slerp(good.astype(np.float64), found[good], np.arange(count, dtype=np.float64))
+        known = np.union1d(good, np.array(self._anchors, dtype=int))
+        rotation = slerp(known.astype(np.float64), found[known], np.arange(count, dtype=np.float64))
         evidence = (
             f"camera moving: turns by up to {np.degrees(angle.max()):.1f} degrees, {agree} "
             f"({len(good)} of {count} frames)"
@@ -161,6 +163,8 @@ class BackgroundTracker:
         points = np.zeros((0, 2)) if points is None else points.reshape(-1, 2)
         self._keyframe = _Keyframe(grey, points.astype(np.float32), self._rotations[-1])
         self._misses = 0
+        if len(points) >= MIN_INLIERS:
+            self._anchors.append(len(self._rotations) - 1)
 
     def _measure(
         self, grey: np.ndarray, boxes: np.ndarray
