@@ -67,7 +67,7 @@ class _Keyframe:
 
 
 class BackgroundTracker:
-    """Follows the background through a video, frame by frame, in constant memory.
+    """Follows the background through a video, frame by frame, keeping one small picture.
 
     ``focal`` px and ``center`` [2] px belong to the full-size frames. A wrong focal length
     scales the rotation found.
@@ -135,7 +135,7 @@ class BackgroundTracker:
         steady = travel[-min(5, len(travel) // 2 + 1)]
         agree = f"{np.median(ratios[good]):.0%} of background features agree"
         if steady < STILL:
-            evidence = f"camera still: background within {steady:.2f} px of {LONGEST_SIDE}, {agree}"
+            evidence = f"camera still: background within {steady / self._scale:.2f} px, {agree}"
             return BackgroundMotion(still, False, evidence, ratios)
         known = np.union1d(good, np.array(self._anchors, dtype=int))
         rotation = slerp(known.astype(np.float64), found[known], np.arange(count, dtype=np.float64))
