@@ -444,7 +444,7 @@ def test_fbx_without_blender_names_the_fix(body, tmp_path):
         exchange.write(make_motion(body), tmp_path / "a.fbx")
         assert (tmp_path / "a.fbx").read_bytes().startswith(b"Kaydara FBX Binary")
         return
-    with pytest.raises(RopeTPError, match=r"pip install ropetp\[fbx\]"):
+    with pytest.raises(RopeTPError, match=r"pip install 'ropetp\[fbx\]'"):
         exchange.write(make_motion(body), tmp_path / "a.fbx")
     assert not list(tmp_path.iterdir())
 

@@ -5,8 +5,8 @@ A format's module is imported when a file of it is written or read. Writers take
 either the old file or the whole new one.
 """
 
-import importlib
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,10 @@ _WRITERS = {
     ".glb": "ropetp_cli.exchange.glb:save_glb",
     ".fbx": "ropetp_cli.exchange.fbx:save_fbx",
 }
+NO_BLENDER = (
+    "FBX needs Blender's module: pip install 'ropetp[fbx]' (Python 3.11); "
+    "BVH and GLB load in every FBX tool"
+)
 _READERS = {".npz": "ropetp_cli.exchange.npz:load_motion"}
 
 
@@ -41,6 +45,15 @@ def _pick(table: dict[str, str], path: Path, verb: str) -> Callable:
 def writers() -> tuple[str, ...]:
     """The suffixes that can be written, with their dots."""
     return tuple(_WRITERS)
+
+
+def check_formats(names: Iterable[str]) -> None:
+    """RopeTPError for a format that nobody writes or that cannot be written here, before work
+    is done for it."""
+    for name in names:
+        _pick(_WRITERS, Path(f"motion.{name}"), "write")
+        if name == "fbx" and importlib.util.find_spec("bpy") is None:
+            raise RopeTPError(NO_BLENDER)
 
 
 def write(motion: Motion, path: str | Path, **options) -> Path:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.exchange import NO_BLENDER
 from ropetp_cli.exchange.bvh import save_bvh
 from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
@@ -58,10 +59,7 @@ def save_fbx(motion: Motion, path: str | Path, python: str = sys.executable) -> 
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RopeTPError(f"{path}: Blender's module could not be run ({error})") from error
         if done.returncode == MISSING:
-            raise RopeTPError(
-                f"{path}: FBX needs Blender's module: pip install ropetp[fbx]; "
-                "BVH and GLB load in every FBX tool"
-            )
+            raise RopeTPError(f"{path}: {NO_BLENDER}")
         if done.returncode or not temporary.stat().st_size:
             words = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
             raise RopeTPError(f"{path}: Blender could not write the FBX ({words[-1]})")
