@@ -51,13 +51,47 @@ def resample_poses(poses: PoseSequence, timestamps: np.ndarray, timeline: Timeli
     )
 
 
-def world_joints(poses: PoseSequence, camera_rotation: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Joints about the pelvis in world orientation, [M, 24, 3] m. ``camera_rotation``
-    [M, 3, 3] world-from-camera, ``rest`` [24, 3] the person's rest joints."""
-    rotations = poses.rotations.copy()
-    rotations[:, 0] = camera_rotation @ rotations[:, 0]
-    joints = forward_kinematics(rotations, rest)
-    return joints - joints[:, :1]
+@dataclass
+class Scene:
+    """One person at the output rate, on the way from the camera to the world.
+
+    ``poses`` at the frames of ``timeline``, camera axes; ``turn`` [M, 3, 3] world-from-camera;
+    ``rest`` [24, 3] m the rest joints of the person's shape. rotations [M, 24, 3, 3] have joint 0
+    in the world. The path stage sets path [M, 3] m (the pelvis) and contacts [M, 2]; physics may
+    change all three.
+    """
+
+    track: Track
+    poses: PoseSequence
+    timeline: Timeline
+    turn: np.ndarray
+    rest: np.ndarray
+    rotations: np.ndarray
+    path: np.ndarray
+    contacts: np.ndarray
+
+    @classmethod
+    def from_camera(
+        cls,
+        track: Track,
+        poses: PoseSequence,
+        timeline: Timeline,
+        turn: np.ndarray,
+        rest: np.ndarray,
+    ) -> "Scene":
+        """A person whose root is still where the camera saw it, relative to the camera."""
+        rotations = poses.rotations.copy()
+        rotations[:, 0] = turn @ rotations[:, 0]
+        path = np.einsum("nij,nj->ni", turn, poses.pelvis)
+        return cls(track, poses, timeline, turn, rest, rotations, path, np.zeros((len(poses), 2)))
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def joints(self) -> np.ndarray:
+        """Joints about the pelvis in world orientation, [M, 24, 3] m."""
+        joints = forward_kinematics(self.rotations, self.rest)
+        return joints - joints[:, :1]
 
 
 def place_in_one_world(paths: list[np.ndarray], camera_paths: list[np.ndarray]) -> list[np.ndarray]:
@@ -81,41 +115,25 @@ def place_in_one_world(paths: list[np.ndarray], camera_paths: list[np.ndarray]) 
     return placed
 
 
-def assemble_motion(
-    track: Track,
-    poses: PoseSequence,
-    timeline: Timeline,
-    camera: Camera,
-    camera_rotation: np.ndarray,
-    path: np.ndarray,
-    contacts: np.ndarray,
-    rest: np.ndarray,
-    body: str,
-) -> Motion:
-    """The Motion of one person from everything the stages said.
-
-    ``poses`` at the timeline's frames, camera axes; ``path`` [M, 3] of the pelvis in the world;
-    ``rest`` [24, 3] the rest joints of the person's shape: trans = pelvis - rest[0].
-    """
-    world = poses.rotations.copy()
-    world[:, 0] = camera_rotation @ world[:, 0]
-    trans = path - rest[0]
-    source = timeline.source
+def assemble_motion(scene: Scene, camera: Camera, body: str) -> Motion:
+    """The Motion of one person from everything the stages said: trans = pelvis - rest[0]."""
+    track, poses, source = scene.track, scene.poses, scene.timeline.source
+    trans = scene.path - scene.rest[0]
     return Motion(
-        poses=matrix_to_axis_angle(world).reshape(-1, 72),
+        poses=matrix_to_axis_angle(scene.rotations).reshape(-1, 72),
         trans=trans,
         betas=poses.betas[0],
-        fps=timeline.fps,
-        joints=forward_kinematics(world, rest, trans),
-        timestamps=timeline.times,
+        fps=scene.timeline.fps,
+        joints=forward_kinematics(scene.rotations, scene.rest, trans),
+        timestamps=scene.timeline.times,
         frame_index=track.frames[source],
         boxes=track.boxes[source],
         confidence=poses.confidence.mean(axis=1) * track.seen[source],
-        contacts=contacts,
+        contacts=scene.contacts,
         joints2d=poses.joints2d,
         camera_poses=matrix_to_axis_angle(poses.rotations).reshape(-1, 72),
-        camera_trans=poses.pelvis - rest[0],
-        camera_rotation=camera_rotation,
+        camera_trans=poses.pelvis - scene.rest[0],
+        camera_rotation=scene.turn,
         camera_focal=camera.focal,
         camera_center=camera.center,
         body=body,

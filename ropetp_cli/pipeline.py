@@ -11,16 +11,17 @@ import numpy as np
 
 from ropetp_cli import __version__, exchange
 from ropetp_cli.assembly import (
-    Timeline,
+    Scene,
     assemble_motion,
     make_timeline,
     place_in_one_world,
     resample_poses,
-    world_joints,
 )
 from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.body.rotations import slerp
+from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
 from ropetp_cli.camera.focal import choose_focal
-from ropetp_cli.camera.gravity import LEVEL, level_rotation, up_from_people
+from ropetp_cli.camera.gravity import LEVEL, fuse_with_gravity, standing_votes
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.files import writable_directory, write_json
@@ -28,12 +29,13 @@ from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.people.tracker import TrackingResult, follow_people
+from ropetp_cli.physics import simulate
 from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
 from ropetp_cli.runs import finished_report, run_key
-from ropetp_cli.trajectory.denoiser import load_denoiser
+from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
 from ropetp_cli.trajectory.sampling import regenerate_path
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.weights import find_weights
@@ -100,6 +102,7 @@ def capture(
     """
     options = options or CaptureOptions()
     VideoReader(video, options.start, options.end).close()  # a bad video stops here, early
+    exchange.check_formats(options.formats)
     out = writable_directory(Path(out) if out else Path(f"{Path(video).stem}_ropetp"))
     key = run_key(video, options)
     if not force and (report := finished_report(out, key)):
@@ -112,25 +115,25 @@ def capture(
 
     people = find_people(video, options, device, clock)
     tracks = pick_people(people.tracks, options.person)
-    answers = estimate_poses(video, tracks, rope, options, clock)
-
     camera = choose_camera(people, options)
+    answers, background = estimate_poses(video, people, tracks, camera, rope, options, clock)
     poses = [
         to_camera(answer, track, body, camera, people.fps)
         for answer, track in zip(answers, tracks, strict=True)
     ]
-    if options.camera == "auto":
-        camera = level_with_people(camera, poses)
+    camera = find_gravity(camera, background, poses, tracks, people)
 
     scenes = [
-        at_constant_rate(track, pose, people, options.fps or people.fps)
+        at_constant_rate(track, pose, people, camera, body, options.fps or people.fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
-    motions = regenerate_paths(scenes, camera, body, denoiser, options, device, clock)
+    scenes = regenerate_paths(scenes, denoiser, options, device, clock)
+    scenes, physics = imitate(scenes, body, options, clock)
+    motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
     files = write_motions(motions, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
-    report = describe(people, camera, tracks, poses, motions, body, options)
+    report = describe(people, camera, tracks, poses, motions, physics, body, options)
     report |= {
         "key": key,
         "stages": clock.table(sum(len(track) for track in tracks)),
@@ -169,14 +172,18 @@ def pick_people(tracks: list[Track], wanted: str) -> list[Track]:
 
 def estimate_poses(
     video: str | Path,
+    people: TrackingResult,
     tracks: list[Track],
+    camera: Camera,
     rope: RopePredictor,
     options: CaptureOptions,
     clock: "Clock",
-) -> list[CropPoses]:
-    """Rope on every crop of every person, frames streamed once, crops in batches."""
-    first = {track.id: int(track.frames[0]) for track in tracks}
-    last = max(int(track.frames[-1]) for track in tracks)
+) -> tuple[list[CropPoses], BackgroundMotion | None]:
+    """Rope on every crop of ``tracks``, in batches, and the camera's turn from what lies behind
+    everybody; frames are streamed once. No background with ``--camera static``."""
+    background = None
+    if options.camera != "static":
+        background = BackgroundTracker(camera.focal, camera.center)
     answers: list[list[CropPoses]] = [[] for _ in tracks]
     waiting: list[np.ndarray] = []
     owners: list[int] = []
@@ -191,22 +198,28 @@ def estimate_poses(
 
     with (
         VideoReader(video, options.start, options.end) as reader,
-        clock("pose", sum(len(track) for track in tracks)) as advance,
+        clock("pose", sum(map(len, tracks))) as advance,
     ):
         for index, _, frame in reader:
-            if index > last:
-                break
-            here = [k for k, t in enumerate(tracks) if 0 <= index - first[t.id] < len(t)]
-            if not here:
-                continue
-            boxes = np.stack([tracks[k].boxes[index - first[tracks[k].id]] for k in here])
-            waiting.extend(crop_batch(frame, boxes)[0])
-            owners.extend(here)
+            if background is not None:
+                background.add(frame, boxes_at(people.tracks, index)[1])
+            here, boxes = boxes_at(tracks, index)
+            if here:
+                waiting.extend(crop_batch(frame, boxes)[0])
+                owners.extend(here)
             if len(waiting) >= options.batch_size:
                 flush(advance)
         if waiting:
             flush(advance)
-    return [CropPoses.joined(parts) for parts in answers]
+    turn = background.finish() if background is not None else None
+    return [CropPoses.joined(parts) for parts in answers], turn
+
+
+def boxes_at(tracks: list[Track], index: int) -> tuple[list[int], np.ndarray]:
+    """Which of ``tracks`` are there in frame ``index``, and their boxes [P, 4]."""
+    here = [k for k, track in enumerate(tracks) if 0 <= index - track.frames[0] < len(track)]
+    boxes = [tracks[k].boxes[index - tracks[k].frames[0]] for k in here]
+    return here, np.array(boxes).reshape(-1, 4)
 
 
 def to_camera(
@@ -243,72 +256,98 @@ def choose_camera(people: TrackingResult, options: CaptureOptions) -> Camera:
     """A level camera that stands still, with the focal length given or assumed."""
     focal, source = choose_focal(people.info.size, options.focal_px, options.focal_mm)
     center = np.array(people.info.size) / 2.0
-    return Camera(focal, center, LEVEL[None], focal_source=source, source="static, level")
+    return Camera(focal, center, LEVEL[None], focal_source=source, source="static, as told")
 
 
-def level_with_people(camera: Camera, poses: list[PoseSequence]) -> Camera:
-    """The same camera tilted so that the people in it stand upright."""
-    up = up_from_people(
-        [pose.joints for pose in poses], [pose.confidence.mean(axis=1) for pose in poses]
+def find_gravity(
+    camera: Camera,
+    background: BackgroundMotion | None,
+    poses: list[PoseSequence],
+    tracks: list[Track],
+    people: TrackingResult,
+) -> Camera:
+    """The same camera turned in the world: its tilt from upright people, its turn over time, if
+    it moves, from the background."""
+    moving = background is not None and background.moving
+    rotation = background.rotation if moving else np.eye(3)[None]
+    votes = [standing_votes(pose.joints, pose.confidence.mean(axis=1)) for pose in poses]
+    up, weight = (np.concatenate(parts) for parts in zip(*votes, strict=True))
+    frames = np.concatenate(
+        [np.searchsorted(people.frame_indices, track.frames) for track in tracks]
     )
-    return replace(
-        camera, rotation=level_rotation(up)[None], source="static, tilt from upright people"
-    )
-
-
-@dataclass
-class Scene:
-    """One person at the constant output rate: ``poses`` at the frames of ``timeline``."""
-
-    track: Track
-    poses: PoseSequence
-    timeline: Timeline
+    world = fuse_with_gravity(rotation, frames if moving else np.zeros_like(frames), up, weight)
+    source = background.evidence if background is not None else camera.source
+    return replace(camera, rotation=world, source=source)
 
 
 def at_constant_rate(
-    track: Track, poses: PoseSequence, people: TrackingResult, fps: float
+    track: Track,
+    poses: PoseSequence,
+    people: TrackingResult,
+    camera: Camera,
+    body: BodyData,
+    fps: float,
 ) -> Scene:
-    """Resample from the frames' own timestamps to ``fps``."""
+    """One person from the frames' own timestamps to ``fps``, turned into the world's axes."""
     times = people.times_of(track)
     timeline = make_timeline(times, fps)
-    return Scene(track, resample_poses(poses, times, timeline), timeline)
+    even = resample_poses(poses, times, timeline)
+    turn = np.repeat(camera.rotation[:1], len(even), axis=0)
+    if len(camera.rotation) > 1:
+        turn = slerp(people.timestamps, camera.rotation, timeline.times)
+    return Scene.from_camera(track, even, timeline, turn, body.rest_joints(even.betas[0]))
 
 
 def regenerate_paths(
     scenes: list[Scene],
-    camera: Camera,
-    body: BodyData,
-    denoiser: Any,
+    denoiser: TrajDenoiser,
     options: CaptureOptions,
     device: str,
     clock: "Clock",
-) -> list[Motion]:
-    """TrajDenoiser gives every root a new path; all people are put into one world."""
-    rests = [body.rest_joints(scene.poses.betas[0]) for scene in scenes]
-    turns = [np.repeat(camera.rotation[:1], len(scene.poses), axis=0) for scene in scenes]
-    paths, contacts, seen = [], [], []
-    with clock("path", sum(len(scene.poses) for scene in scenes)) as advance:
-        for scene, rest, turn in zip(scenes, rests, turns, strict=True):
-            result = regenerate_path(
-                denoiser,
-                world_joints(scene.poses, turn, rest),
-                scene.timeline.fps,
-                steps=options.steps,
-                seed=options.seed,
-                device=device,
-            )
-            paths.append(result.path)
-            contacts.append(result.contacts)
-            seen.append(np.einsum("nij,nj->ni", turn, scene.poses.pelvis))
-            advance(len(scene.poses))
+) -> list[Scene]:
+    """TrajDenoiser gives every root a new path (section 3.3); all share one world."""
+    new = []
+    with clock("path", sum(map(len, scenes))) as advance:
+        for scene in scenes:
+            new.append(
+                regenerate_path(
+                    denoiser, scene.joints(), scene.timeline.fps,
+                    steps=options.steps, seed=options.seed, device=device,
+                )
+            )  # fmt: skip
+            advance(len(scene))
+    placed = place_in_one_world([n.path for n in new], [scene.path for scene in scenes])
     return [
-        assemble_motion(
-            scene.track, scene.poses, scene.timeline, camera, turn, path, contact, rest, body.label
-        )
-        for scene, turn, path, contact, rest in zip(
-            scenes, turns, place_in_one_world(paths, seen), contacts, rests, strict=True
-        )
+        replace(scene, path=path, contacts=n.contacts)
+        for scene, path, n in zip(scenes, placed, new, strict=True)
     ]
+
+
+def imitate(
+    scenes: list[Scene], body: BodyData, options: CaptureOptions, clock: "Clock"
+) -> tuple[list[Scene], list[dict[str, Any]]]:
+    """The physics stage on every person, and what it says of each."""
+    if not options.physics:
+        return scenes, [{"applied": False, "message": "physics switched off"} for _ in scenes]
+    results = []
+    with clock("physics", sum(map(len, scenes))) as advance:
+        for scene in scenes:
+            results.append(
+                simulate(
+                    scene.rotations, scene.path, scene.rest, scene.contacts, scene.timeline.fps,
+                    body, scene.poses.betas[0], progress=advance,
+                )
+            )  # fmt: skip
+    scenes = [
+        replace(scene, rotations=r.rotations, path=r.path, contacts=r.contacts)
+        for scene, r in zip(scenes, results, strict=True)
+    ]
+    return scenes, [
+        {"applied": r.applied, "message": r.message}
+        | {when: {k: round(float(v), 4) for k, v in figures.items()}
+           for when, figures in (("before", r.before), ("after", r.after))}
+        for r in results
+    ]  # fmt: skip
 
 
 def write_motions(
@@ -353,6 +392,7 @@ def describe(
     tracks: list[Track],
     poses: list[PoseSequence],
     motions: list[Motion],
+    physics: list[dict[str, Any]],
     body: BodyData,
     options: CaptureOptions,
 ) -> dict[str, Any]:
@@ -392,8 +432,9 @@ def describe(
                 "output_frames": len(motion),
                 "joint_agreement": joint_agreement(pose.joints2d, track.keypoints, track.boxes),
                 **motion_figures(motion),
+                "physics": simulated,
             }
-            for track, pose, motion in zip(tracks, poses, motions, strict=True)
+            for track, pose, motion, simulated in zip(tracks, poses, motions, physics, strict=True)
         ],
     }
 

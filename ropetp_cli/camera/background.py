@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from ropetp_cli.body.rotations import matrix_to_axis_angle, slerp
-from ropetp_cli.camera.gravity import LEVEL_PRIOR, MAX_TILT, OUTLIER, level_rotation
 
 LONGEST_SIDE = 640  # px of the image that is worked on; lengths below are in its pixels
 MAX_FEATURES = 180
@@ -240,26 +239,6 @@ class BackgroundTracker:
         """[K, 3, 3] -> bool [K, F]."""
         seen = self._project(bearings @ turns.transpose(0, 2, 1))
         return ((seen - here) ** 2).sum(axis=-1) < TOLERANCE**2
-
-
-def fuse_with_gravity(rotation: np.ndarray, up: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """World-from-camera [N, 3, 3] of a camera that turns, from one gravity for the whole video.
-
-    ``rotation`` [N, 3, 3] camera_0-from-camera_i; ``up`` [N, 3] the frames' estimates of up, unit
-    vectors in each frame's own camera axes; ``weights`` [N], 0 where a frame says nothing. The
-    votes are averaged in camera_0's axes, without outliers and drawn to the mean up of a camera
-    held level by LEVEL_PRIOR frames. The heading is camera_0's.
-    """
-    level = np.einsum("nij,j->ni", rotation, np.array([0.0, -1.0, 0.0])).mean(axis=0)
-    level /= max(np.linalg.norm(level), 1e-9)
-    votes = np.einsum("nij,nj->ni", rotation, up)
-    mean, limit = level, MAX_TILT
-    for _ in range(10):
-        near = votes @ mean > np.cos(limit)
-        mean = (votes * (weights * near)[:, None]).sum(axis=0) + LEVEL_PRIOR * level
-        mean /= np.linalg.norm(mean)
-        limit = OUTLIER
-    return level_rotation(mean) @ rotation
 
 
 def _frames(first: np.ndarray, second: np.ndarray) -> np.ndarray:

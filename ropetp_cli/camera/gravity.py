@@ -1,4 +1,4 @@
-"""Where down is for a camera that stands still."""
+"""Where down is, told by the people who stand upright."""
 
 import numpy as np
 
@@ -24,35 +24,44 @@ def level_rotation(up: np.ndarray) -> np.ndarray:
     axis = np.cross(source, target)
     sine, cosine = np.linalg.norm(axis), float(source @ target)
     if sine < 1e-9:
-        return LEVEL.copy()
+        return LEVEL.copy() if cosine > 0 else np.diag([-1.0, 1.0, -1.0])
     x, y, z = axis / sine
     skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     turn = np.eye(3) + sine * skew + (1 - cosine) * skew @ skew
     return turn @ LEVEL
 
 
-def up_from_people(joints: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
-    """The direction people stand in, a unit vector in camera axes [3].
+def standing_votes(joints: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What one person's frames say of up: directions [N, 3] in camera axes and votes [N].
 
-    ``joints`` one [N, 24, 3] m (pelvis at 0) a person, ``weights`` [N]. Upright bodies balance:
-    the middle of the trunk is above the middle of the feet. The weighted mean direction is
-    refined without outliers and drawn to the level camera's by a prior, so that a few frames,
-    or a person who never stands, do not tilt the world.
+    ``joints`` [N, 24, 3] m, ``weights`` [N]. An upright body balances: the middle of its trunk is
+    above the middle of its feet. A folded body (a short span) says little.
     """
-    level_up = np.array([0.0, -1.0, 0.0])
     ankles = [JOINT_INDEX["left_ankle"], JOINT_INDEX["right_ankle"]]
     trunk = [JOINT_INDEX[n] for n in ("left_shoulder", "right_shoulder", "left_hip", "right_hip")]
-    spans, votes = [], []
-    for positions, weight in zip(joints, weights, strict=True):
-        span = positions[:, trunk].mean(1) - positions[:, ankles].mean(1)
-        length = np.linalg.norm(span, axis=1)
-        spans.append(span / np.maximum(length, 1e-6)[:, None])
-        # A folded body (short span) says little about up.
-        votes.append(weight * np.clip((length - 0.5) / 0.4, 0.0, 1.0))
-    span, vote = np.concatenate(spans), np.concatenate(votes)
-    up = level_up
+    span = joints[:, trunk].mean(1) - joints[:, ankles].mean(1)
+    length = np.linalg.norm(span, axis=1)
+    up = span / np.maximum(length, 1e-6)[:, None]
+    return up, weights * np.clip((length - 0.5) / 0.4, 0.0, 1.0)
+
+
+def fuse_with_gravity(
+    rotation: np.ndarray, frame: np.ndarray, up: np.ndarray, votes: np.ndarray
+) -> np.ndarray:
+    """World-from-camera [N, 3, 3] from one gravity for the whole video; the heading is camera_0's.
+
+    ``rotation`` [N, 3, 3] camera_0-from-camera_i (one identity for a camera that stands still);
+    ``up`` [K, 3] what bodies say of up, each in the axes of camera ``frame`` [K], with ``votes``
+    [K]. They are averaged in camera_0's axes, without outliers, and drawn to the mean up of a
+    camera held level by LEVEL_PRIOR frames: a person who never stands does not tilt the world.
+    """
+    level = np.einsum("nij,j->ni", rotation, np.array([0.0, -1.0, 0.0])).mean(axis=0)
+    level /= max(np.linalg.norm(level), 1e-9)
+    told = np.einsum("kij,kj->ki", rotation[frame], up)
+    mean, limit = level, MAX_TILT
     for _ in range(10):
-        near = span @ up > np.cos(OUTLIER if up is not level_up else MAX_TILT)
-        up = (span * (vote * near)[:, None]).sum(0) + LEVEL_PRIOR * level_up
-        up = up / np.linalg.norm(up)
-    return up
+        near = told @ mean > np.cos(limit)
+        mean = (told * (votes * near)[:, None]).sum(axis=0) + LEVEL_PRIOR * level
+        mean /= np.linalg.norm(mean)
+        limit = OUTLIER
+    return level_rotation(mean) @ rotation
