@@ -188,14 +188,19 @@ def test_condition_encoder_is_linear_in_the_joints():
     assert torch.allclose(both, apart, atol=1e-4)
 
 
-def test_height_follows_steps_at_once_and_the_floor_in_the_long_run():
+def test_height_follows_steps_at_once_and_the_floor_where_it_holds():
     model = TrajDenoiser(TINY)
     steps = torch.zeros(1, 300, 3)
     steps[:, 150:156, 1] = 0.1  # six steps up, while the floor is still thought to be where it was
-    path = model.integrate(Movement(steps, torch.full((1, 300), 0.9)))[0, :, 1]
-    assert path[156] - path[150] == pytest.approx(0.5, abs=0.1)
-    assert path[0] == pytest.approx(0.9, abs=1e-3)
-    assert path[-1] == pytest.approx(0.9, abs=1e-3)
+    floor = torch.full((1, 300), 0.9)
+    held = model.integrate(Movement(steps, floor, torch.ones(1, 300)))[0, :, 1]
+    assert held[156] - held[150] == pytest.approx(0.5, abs=0.1)
+    assert held[0] == pytest.approx(0.9, abs=1e-3)
+    assert held[-1] == pytest.approx(0.9, abs=1e-3)
+    below = (torch.arange(300) < 150).float()[None]  # nothing holds it after the climb
+    free = model.integrate(Movement(steps, floor, below))[0, :, 1]
+    assert free[:140].mean() == pytest.approx(0.9, abs=0.02)
+    assert free[160:].mean() == pytest.approx(1.5, abs=0.1)
 
 
 @settings(max_examples=20, deadline=None)
@@ -205,11 +210,10 @@ def test_long_sequences_are_summed_as_windows_are(count, seed):
     movement = Movement(
         torch.randn(1, count, 3, generator=generator) * 0.05,
         torch.randn(1, count, generator=generator),
+        torch.rand(1, count, generator=generator),
     )
-    model = TrajDenoiser(TINY)
-    pull = (TINY.height_seconds * TINY.fps) ** -2
-    expected = model.integrate(movement)[0].double()
-    assert torch.allclose(_integrate(movement, pull), expected, atol=1e-4)
+    expected = TrajDenoiser(TINY).integrate(movement)[0].double()
+    assert torch.allclose(_integrate(movement, TINY.pull(movement.hold)), expected, atol=1e-4)
 
 
 def test_weights_come_back_with_their_configuration(tmp_path):

@@ -39,6 +39,11 @@ class Clip:
     def __len__(self) -> int:
         return len(self.root)
 
+    @property
+    def rise(self) -> float:
+        """How much the pelvis goes up and down, standard deviation, m."""
+        return float(self.root[:, 1].std())
+
     def on_floor(self) -> np.ndarray:
         """The root with the floor at y = 0 and the first frame over the origin.
 
@@ -223,7 +228,8 @@ class WindowSampler:
 
     Windows are mirrored, turned, played up to a quarter faster or slower, played backwards (a foot
     on the ground stays so), and scaled: legs and path together, the upper body a little apart
-    from them. Clips shorter than a window go on backwards from their end. Half of the conditions
+    from them. Climbing, jumping and sitting down are rare and drawn up to twice as often.
+    Clips shorter than a window go on backwards from their end. Half of the conditions
     carry :class:`PoseNoise` of strength 0.3 to 1.6.
     """
 
@@ -238,7 +244,10 @@ class WindowSampler:
         self.lengths = torch.tensor([len(clip) for clip in clips], device=device)
         self.starts = self.lengths.cumsum(0) - self.lengths
         self.rates = torch.tensor([clip.fps / fps for clip in clips], device=device)
-        weights = [len(clip) * SOURCE_WEIGHT.get(clip.source, 1.5) for clip in clips]
+        weights = [
+            len(clip) * SOURCE_WEIGHT.get(clip.source, 1.5) * (1 + min(1, clip.rise / 0.2))
+            for clip in clips
+        ]
         self.weights = torch.tensor(weights, dtype=torch.float, device=device)
         self.noise = PoseNoise()
 

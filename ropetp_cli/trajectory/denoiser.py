@@ -12,8 +12,9 @@ Where the paper is silent:
 - The head says how the path moves, not where it is: for every frame, how far each joint may be
   taken as fixed in the world (a softmax; the pelvis, which never moves, stands for "none"), plus
   a free rest. The path is the sum of the movements, so that nothing depends on where it started.
-- The height is seen in two ways, as a movement and as a distance to the floor; the path follows
-  the first over short times and the second over long ones, so that it can climb and cannot sink.
+- The height is seen in two ways, as a movement and as a distance to the floor. The path follows
+  the first over short times and the second over long ones, and the head says frame by frame how
+  firmly the floor holds it: it can climb a ladder and cannot sink in a walk.
 - Positions enter the attention as rotary embeddings: any length works.
 """
 
@@ -40,8 +41,9 @@ class TrajConfig:
 
     ``window`` is the number of frames it was trained on and ``fps`` their rate; ``diffusion_steps``
     and ``schedule`` belong to :class:`~ropetp_cli.trajectory.diffusion.Diffusion`; a path is
-    diffused as (metres - (0, ``height_center``, 0)) / ``path_scale``; ``height_seconds`` is the
-    time after which the height follows the floor rather than the sum of movements.
+    diffused as (metres - (0, ``height_center``, 0)) / ``path_scale``; ``firm_seconds`` and
+    ``loose_seconds`` are the times after which the height follows the floor rather than the sum
+    of movements, where the floor holds it most and least.
     """
 
     layers: int = 12
@@ -54,7 +56,8 @@ class TrajConfig:
     schedule: str = "cosine"
     path_scale: float = 1.0
     height_center: float = 0.9
-    height_seconds: float = 0.5
+    firm_seconds: float = 0.5
+    loose_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if self.layers < 2 or self.layers % 2:
@@ -63,6 +66,14 @@ class TrajConfig:
             raise RopeTPError(
                 f"TrajDenoiser of width {self.width}: expected a multiple of {2 * self.heads}"
             )
+
+    def pull(self, hold: Tensor) -> Tensor:
+        """What :class:`Movement` calls hold, 0..1 -> the floor's weight in the height's least
+        squares, beside a weight of 1 for every step."""
+        loose, firm = (
+            (seconds * self.fps) ** -2 for seconds in (self.loose_seconds, self.firm_seconds)
+        )
+        return loose + (firm - loose) * hold
 
 
 @dataclass
@@ -86,10 +97,12 @@ class Condition:
 @dataclass
 class Movement:
     """The head's answer: displacement [B, N, 3] m from each frame to the next (the last one is
-    not used) and height [B, N] m of the pelvis above the floor."""
+    not used), height [B, N] m of the pelvis above the floor, and hold [B, N] 0..1, how firmly to
+    keep to that height."""
 
     displacement: Tensor
     height: Tensor
+    hold: Tensor
 
 
 def neighbours(joints: Tensor, offset: int) -> Tensor:
@@ -170,19 +183,20 @@ class TrajDenoiser(nn.Module):
         self.pivot = nn.Linear(width, 2 * NUM_JOINTS)
         self.floor = nn.Linear(width, NUM_JOINTS)
         self.rest = nn.Linear(width, 4)
-        self._fusion: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self.hold = nn.Linear(width, 1)
         self._start_from_foot_pinning()
 
     def _start_from_foot_pinning(self) -> None:
         """Before any training, the feet and ankles are what stands still."""
         feet = list(FEET + ANKLES)
-        for layer in (self.pivot, self.floor, self.rest):
+        for layer in (self.pivot, self.floor, self.rest, self.hold):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.rest.weight)
         with torch.no_grad():
             self.pivot.bias[feet] = 4.0
             self.floor.bias[list(FEET)] = 4.0
+            self.hold.bias.fill_(-2.7)
         for skip in self.skips:
             width = skip.out_features
             with torch.no_grad():
@@ -228,7 +242,7 @@ class TrajDenoiser(nn.Module):
         displacement = (weights[..., None] * condition.pivots).sum(2) + rest[..., :3]
         on_floor = self.floor(x).float().softmax(-1)
         height = (on_floor * condition.heights).sum(-1) + rest[..., 3]
-        return Movement(displacement, height)
+        return Movement(displacement, height, self.hold(x).float().sigmoid()[..., 0])
 
     def forward(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The clean path x0 [B, N, 3] m, its first frame over the origin."""
@@ -236,26 +250,13 @@ class TrajDenoiser(nn.Module):
 
     def integrate(self, movement: Movement) -> Tensor:
         """Sum movements into a path [B, N, 3] m. The height y minimises
-        sum (y_i - height_i)^2 / tau^2 + sum (y_{i+1} - y_i - movement_i)^2, tau in frames."""
-        steps = movement.displacement[:, :-1]
-        ground = F.pad(steps[..., [0, 2]].cumsum(1), (0, 0, 1, 0))
-        from_height, from_steps = self._height_fusion(movement.height.shape[1], steps.device)
-        height = movement.height @ from_height.T + steps[..., 1] @ from_steps.T
-        return torch.stack([ground[..., 0], height, ground[..., 1]], -1)
-
-    def _height_fusion(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        key = count, device
-        if key not in self._fusion:
-            pull = (self.config.height_seconds * self.config.fps) ** -2
-            step = torch.diff(torch.eye(count, dtype=torch.float64), dim=0)
-            inverse = torch.linalg.inv(pull * torch.eye(count, dtype=torch.float64) + step.T @ step)
-            self._fusion = {
-                key: (
-                    (pull * inverse).float().to(device),
-                    (inverse @ step.T).float().to(device),
-                )
-            }
-        return self._fusion[key]
+        sum pull_i (y_i - height_i)^2 + sum (y_{i+1} - y_i - movement_i)^2."""
+        path = F.pad(movement.displacement[:, :-1].cumsum(1), (0, 0, 1, 0))
+        pull = self.config.pull(movement.hold)
+        step = torch.diff(torch.eye(path.shape[1], device=path.device), dim=0)
+        drifted = pull * (movement.height - path[..., 1])
+        back = torch.linalg.solve(torch.diag_embed(pull) + step.T @ step, drifted)
+        return torch.stack([path[..., 0], path[..., 1] + back, path[..., 2]], -1)
 
 
 def save_denoiser(model: TrajDenoiser, path: str | Path) -> None:

@@ -63,21 +63,21 @@ def foot_contacts(path: np.ndarray, joints: np.ndarray, fps: float) -> np.ndarra
     return chance
 
 
-def _integrate(movement: Movement, pull: float) -> Tensor:
-    """A whole sequence's movement [N] -> its path [N, 3] m, float64, as
+def _integrate(movement: Movement, pull: Tensor) -> Tensor:
+    """A whole sequence's movement [1, N] -> its path [N, 3] m, float64, as
     :meth:`TrajDenoiser.integrate` sums a window's, in time linear in N."""
-    displacement = movement.displacement[0].double().numpy()[:-1]
-    height = movement.height[0].double().numpy()
-    path = np.zeros((len(height), 3))
-    path[1:] = displacement.cumsum(0)
-    # Normal equations of the height: tridiagonal, symmetric.
-    steps = np.pad(displacement[:, 1], 1)
-    neighbours = np.full(len(height), 2.0)
+    path = torch.zeros(movement.displacement.shape[1:], dtype=torch.float64)
+    path[1:] = movement.displacement[0, :-1].double().cumsum(0)
+    weight = pull[0].double().numpy()
+    drifted = weight * (movement.height[0].double() - path[:, 1]).numpy()
+    # The normal equations of the height: symmetric, tridiagonal.
+    count = len(path)
+    neighbours = np.full(count, 2.0)
     neighbours[0] -= 1
     neighbours[-1] -= 1
-    bands = np.stack([np.full(len(height), -1.0), pull + neighbours])[-len(height) :]
-    path[:, 1] = solveh_banded(bands, pull * height + steps[:-1] - steps[1:])
-    return torch.from_numpy(path)
+    bands = np.stack([np.full(count, -1.0), weight + neighbours])[-count:]
+    path[:, 1] += torch.from_numpy(solveh_banded(bands, drifted))
+    return path
 
 
 class _Windows:
@@ -113,18 +113,19 @@ def _movement(
 ) -> Movement:
     """One pass over the windows. ``noisy`` [N, 3]; ``origin`` [N, 3]: what to take from a window
     that starts at a frame, so that its path starts over the origin."""
-    displacement, height = [], []
+    parts = []
     device = condition.tokens.device
     for part in range(0, len(windows.frames), WINDOWS_AT_ONCE):
         frames = windows.frames[part : part + WINDOWS_AT_ONCE]
         seen = (noisy[frames] - origin[frames[:, :1]]).float().to(device)
         step = torch.full((len(frames),), timestep, device=device)
         chosen = condition.windows(windows.on_device[part : part + WINDOWS_AT_ONCE])
-        movement = model.movement(seen, step, chosen)
-        displacement.append(movement.displacement.cpu())
-        height.append(movement.height.cpu())
+        parts.append(model.movement(seen, step, chosen))
     return Movement(
-        windows.blend(torch.cat(displacement))[None], windows.blend(torch.cat(height))[None]
+        *(
+            windows.blend(torch.cat([getattr(part, name).cpu() for part in parts]))[None]
+            for name in ("displacement", "height", "hold")
+        )
     )
 
 
@@ -161,12 +162,12 @@ def regenerate_path(
     generator = torch.Generator().manual_seed(seed)
     noisy = torch.randn(count, 3, generator=generator, dtype=torch.float64)
     path = torch.zeros(count, 3, dtype=torch.float64)
-    pull = (config.height_seconds * config.fps) ** -2
     ground = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
     for index, timestep in enumerate(timesteps):
         alpha = alphas[timestep]
         origin = path * ground / config.path_scale * alpha**0.5
-        path = _integrate(_movement(model, noisy, timestep, condition, windows, origin), pull)
+        movement = _movement(model, noisy, timestep, condition, windows, origin)
+        path = _integrate(movement, config.pull(movement.hold))
         following = alphas[timesteps[index + 1]] if index + 1 < len(timesteps) else 1.0
         noisy = ddim_step(noisy, model.normalized(path), alpha, following)
     full = resample(path.numpy(), len(joints))
