@@ -1,0 +1,190 @@
+"""Renders the example clip: a mannequin walks a curved path in front of a camera that stands still.
+
+usage: python examples/make_rendered_walk.py OUT_DIR
+
+Writes ``rendered_walk.mp4`` and ``rendered_walk_truth.npz``, the motion that was rendered. The gait
+is made of curves (joint angles over the stride, after textbook gait figures); the pelvis goes where
+the standing foot, which does not slide, puts it.
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    forward_kinematics,
+    local_to_global,
+    matrix_to_axis_angle,
+    yaw_matrix,
+)
+from ropetp_cli.body.skeleton import FEET, JOINT_INDEX
+from ropetp_cli.camera.gravity import level_rotation
+from ropetp_cli.exchange import write
+from ropetp_cli.motion import Camera, Motion
+from ropetp_cli.training.synthetic import Figure, Light, draw_outfit
+from ropetp_cli.video.writer import VideoWriter
+
+FPS, SECONDS, SIZE = 30.0, 5.0, (960, 540)
+FOCAL = 1000.0
+STRIDE_RATE = 0.92  # strides (two steps) a second
+BETAS = np.array([0.5, 0.3, -0.3, 0, 0, 0, 0, 0, 0, 0])
+
+
+def gait(times: np.ndarray) -> np.ndarray:
+    """Parent-relative rotations of a walk on the spot, [N, 24, 3, 3]."""
+    pose = np.zeros((len(times), 24, 3))
+    phase = 2 * np.pi * STRIDE_RATE * times
+    for side, lag, sign in (("left", 0.0, 1.0), ("right", np.pi, -1.0)):
+        p = phase + lag  # 0 when this foot strikes
+        joint = {n: JOINT_INDEX[f"{side}_{n}"] for n in
+                 ("hip", "knee", "ankle", "foot", "shoulder", "elbow", "collar")}  # fmt: skip
+        hip = np.radians(9 + 22 * np.cos(p) - 3 * np.cos(2 * p))
+        swing = np.exp(2.8 * (np.cos(p - 2 * np.pi * 0.73) - 1))
+        load = np.exp(6.0 * (np.cos(p - 2 * np.pi * 0.14) - 1))
+        knee = np.radians(4 + 57 * swing + 12 * load)
+        push = np.exp(6.0 * (np.cos(p - 2 * np.pi * 0.62) - 1))
+        ankle = np.radians(-6 + 22 * push + 4 * np.cos(p))
+        pose[:, joint["hip"], 0] = -hip
+        pose[:, joint["knee"], 0] = knee
+        pose[:, joint["ankle"], 0] = ankle
+        pose[:, joint["foot"], 0] = -np.radians(18) * push
+        # Arms hang (turned down from the T pose) and swing against the legs.
+        pose[:, joint["shoulder"], 2] = -sign * np.radians(76)
+        pose[:, joint["collar"], 1] = sign * np.radians(2)
+        bend = np.radians(22 - 12 * np.cos(p))
+        pose[:, joint["elbow"], 1] = -sign * bend
+    rotations = axis_angle_to_matrix(pose)
+    for side, lag in (("left", 0.0), ("right", np.pi)):
+        swing = np.radians(20) * np.cos(phase + lag)
+        turn = axis_angle_to_matrix(np.stack([swing, 0 * swing, 0 * swing], -1))
+        index = JOINT_INDEX[f"{side}_shoulder"]
+        rotations[:, index] = turn @ rotations[:, index]
+    lean = axis_angle_to_matrix(np.tile([np.radians(3), 0.0, 0.0], (len(times), 1)))
+    rotations[:, JOINT_INDEX["spine1"]] = lean
+    return rotations
+
+
+def walk(body: BodyData) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations with the root in the world [N, 24, 3, 3] and SMPL translations [N, 3]."""
+    times = np.arange(int(FPS * SECONDS)) / FPS
+    rotations = gait(times)
+    heading = np.radians(95) - np.radians(75) * times / SECONDS
+    rotations[:, 0] = yaw_matrix(heading) @ rotations[:, 0]
+    rest = body.rest_joints(BETAS)
+    joints = forward_kinematics(rotations, rest)
+    relative = joints - joints[:, :1]
+    # The lower of toes and ankles carries the body; what it does not do, the pelvis does.
+    carriers = [*FEET, JOINT_INDEX["left_ankle"], JOINT_INDEX["right_ankle"]]
+    sole = rest[list(carriers), 1] - body.v_template[:, 1].min()
+    height = relative[:, carriers, 1] - sole
+    weight = np.exp(-(height - height.min(axis=1, keepdims=True)) / 0.012)
+    weight /= weight.sum(axis=1, keepdims=True)
+    step = np.diff(relative[:, carriers], axis=0)
+    middle = 0.5 * (weight[1:] + weight[:-1])
+    pelvis_step = -(step * middle[..., None]).sum(axis=1)
+    path = np.concatenate([np.zeros((1, 3)), np.cumsum(pelvis_step, axis=0)])
+    path[:, 1] = gaussian_filter1d(-height.min(axis=1), 1.0)
+    return rotations, path - rest[0]
+
+
+def scenery(camera: Camera, eye: np.ndarray) -> np.ndarray:
+    """A room with a tiled floor and pictures on the wall, as the camera sees it, BGR float."""
+    width, height = SIZE
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    rays = np.stack([(u - camera.center[0]) / camera.focal, (v - camera.center[1]) / camera.focal,
+                     np.ones_like(u)], -1) @ camera.rotation[0].T  # fmt: skip
+    to_floor = np.where(rays[..., 1] < -1e-3, -eye[1] / np.minimum(rays[..., 1], -1e-3), np.inf)
+    to_wall = np.where(rays[..., 2] < -1e-3, (-3.5 - eye[2]) / np.minimum(rays[..., 2], -1e-3),
+                       np.inf)  # fmt: skip
+    on_floor = to_floor < to_wall
+    point = eye + rays * np.minimum(np.minimum(to_floor, to_wall), 60)[..., None]
+    tile = (np.floor(point[..., 0] / 0.6) + np.floor(point[..., 2] / 0.6)) % 2
+    floor = np.array([0.42, 0.50, 0.56]) + 0.06 * tile[..., None]
+    wall = np.array([0.66, 0.68, 0.66]) + 0.02 * np.sin(point[..., :1] * 40)
+    picture = (np.abs((point[..., 0] % 2.2) - 1.1) < 0.4) & (np.abs(point[..., 1] - 1.7) < 0.3)
+    wall[picture] = np.array([0.55, 0.42, 0.30])
+    image = np.where(on_floor[..., None], floor, wall)
+    grain = np.random.default_rng(1).normal(0, 0.012, image.shape)
+    return cv2.GaussianBlur(np.clip(image + grain, 0, 1), (0, 0), 0.7)
+
+
+def main(out: Path) -> None:
+    body = load_body()
+    rotations, trans = walk(body)
+    rest = body.rest_joints(BETAS)
+    joints = forward_kinematics(rotations, rest, trans)
+    middle = joints[:, 0].mean(axis=0)
+    eye = np.array([middle[0], 1.5, middle[2] + 6.5])
+    down = np.radians(5)
+    world_from_camera = level_rotation(np.array([0.0, -np.cos(down), -np.sin(down)]))
+    camera = Camera(FOCAL, np.array(SIZE) / 2.0, world_from_camera[None])
+
+    rng = np.random.default_rng(7)
+    figure = Figure(body)
+    outfit = draw_outfit(figure, rng)
+    up = world_from_camera.T @ np.array([0.0, 1.0, 0.0])
+    light = Light(np.array([0.4, -0.7, -0.6]), np.ones(3) * 0.6, up, np.ones(3) * 0.5)
+    backdrop = scenery(camera, eye)
+    in_camera = rotations.copy()
+    in_camera[:, 0] = world_from_camera.T @ rotations[:, 0]
+    pelvis = (joints[:, 0] - eye) @ world_from_camera
+    settings = cv2.TriangleRasterizeSettings()
+    settings.setCullingMode(cv2.RASTERIZE_CULLING_CW)
+    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
+    field_of_view = 2 * np.arctan(SIZE[1] / 2 / FOCAL)
+    to_gl = np.diag([1.0, -1.0, -1.0, 1.0]).astype(np.float32)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(out / "rendered_walk.mp4", SIZE, FPS) as video:
+        for index in range(len(rotations)):
+            vertices, _ = figure.pose(in_camera[index], BETAS.astype(np.float32), outfit.puff)
+            vertices = vertices + pelvis[index]
+            shaded = light.shade(outfit.colours, figure.normals(vertices))[:, ::-1]
+            image = np.ascontiguousarray(backdrop, np.float32)
+            image = shadow(image, joints[index], camera, eye)
+            depth = np.full(SIZE[::-1], 100.0, np.float32)
+            image, _ = cv2.triangleRasterize(
+                np.ascontiguousarray(vertices, np.float32), figure.faces,
+                np.ascontiguousarray(shaded, np.float32), image, depth, to_gl, field_of_view,
+                0.1, 100.0, settings,
+            )  # fmt: skip
+            video.write((np.clip(image, 0, 1) * 255).astype(np.uint8))
+
+    origin = joints[0, 0] * np.array([1.0, 0.0, 1.0])
+    truth = Motion(
+        poses=matrix_to_axis_angle(rotations).reshape(-1, 72),
+        trans=trans - origin,
+        betas=BETAS,
+        fps=FPS,
+        joints=joints - origin,
+        camera_poses=matrix_to_axis_angle(in_camera).reshape(-1, 72),
+        camera_trans=pelvis - rest[0],
+        camera_rotation=np.repeat(world_from_camera[None], len(rotations), axis=0),
+        camera_focal=FOCAL,
+        camera_center=camera.center,
+        body=body.label,
+    )
+    write(truth, out / "rendered_walk_truth.npz")
+    speed = np.linalg.norm(np.diff(joints[:, 0][:, [0, 2]], axis=0), axis=1).mean() * FPS
+    facing = local_to_global(rotations)[0, 0, :, 2]
+    print(f"{len(rotations)} frames, {speed:.2f} m/s, first facing {np.round(facing, 2)}")
+
+
+def shadow(image: np.ndarray, joints: np.ndarray, camera: Camera, eye: np.ndarray) -> np.ndarray:
+    """A soft blot on the floor under the feet."""
+    where = joints[[*FEET]].mean(axis=0) * np.array([1.0, 0.0, 1.0])
+    ring = np.linspace(0, 2 * np.pi, 24)
+    points = where + 0.32 * np.stack([np.cos(ring), 0 * ring, np.sin(ring)], -1)
+    flat = camera.project((points - eye) @ camera.rotation[0])
+    mask = np.zeros(image.shape[:2], np.float32)
+    cv2.fillPoly(mask, [flat.astype(np.int32)], 1.0)
+    return image * (1 - 0.35 * cv2.GaussianBlur(mask, (0, 0), 6))[..., None]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "examples"))
