@@ -1,0 +1,433 @@
+"""Imitation: the humanoid repeats the estimated motion under gravity, contact and friction.
+
+The paper's last step runs the regenerated path and the joints through a physics simulation and
+names gravity, friction and a built-in inverse kinematics as what cures sliding and floating
+(sections 3.3 and 4.4); it prints no gains and no equations, so what follows is our choice. It
+needs no learned policy, which keeps it deterministic and small:
+
+1. *Footing* (:mod:`ropetp_cli.physics.footing`): standing feet are planted by inverse kinematics.
+2. *Control*, at every step of at most 1/240 s, by computed torque: the wanted acceleration is
+   the reference's plus KP x error + KD x velocity error, critically damped at 6 Hz (KP = w^2,
+   KD = 2 w, w = 2 pi 6). Non-negative least squares finds the floor forces within the friction
+   cones of the soles that explain as much as possible of the wrench the root needs; they act on
+   the soles, and the joint torques, limited by each joint's strength, do the rest.
+3. *Residual force*: what the soles cannot explain would need a hand from outside. That wrench on
+   the pelvis is granted up to a small bound (a quarter of the body weight). Where the reference
+   keeps asking for more, a seat, a stair or a railing holds the person that the simulation does
+   not know: there the bound grows to what is asked (*assistance*).
+   Where help ends the root gives way and falls behind; the joints keep to the motion.
+4. MuJoCo integrates. Its own contacts keep every part of the body, not only the soles that are
+   thought to stand, from sinking into the floor.
+
+The result is taken only if it is better: see :func:`simulate`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d
+from scipy.optimize import nnls
+from scipy.signal import butter, sosfiltfilt
+
+from ropetp_cli.body.model import BodyData
+from ropetp_cli.body.rotations import matrix_to_quaternion, quaternion_to_matrix
+from ropetp_cli.body.skeleton import JOINT_INDEX
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.physics.footing import (
+    Footing,
+    body_points,
+    find_footing,
+    plant,
+    slip_velocity,
+)
+from ropetp_cli.physics.humanoid import (
+    FRICTION,
+    GRAVITY,
+    SOLE_JOINTS,
+    Humanoid,
+    build_humanoid,
+)
+
+STEP_RATE = 240.0  # Hz, at least
+TRACKING_RATE = 6.0  # Hz: how fast an error is corrected, critically damped
+LOW_PASS = 8.0  # Hz: whole-body movement lies below; what is faster is mostly the estimate's noise
+FREE_FORCE, FREE_TORQUE = 0.25, 0.10  # of the weight; of weight x stature: residual always allowed
+SUSTAINED = 0.2  # s that a demand beyond it must last to be assisted
+TRACKED_ROOT = 0.3  # m off the reference and tracking counts as lost
+#: m above the floor at which a sole still bears load: of a standing foot, of any other.
+STANDING_REACH, TOUCHING_REACH = 0.02, 0.008
+BROKEN_SPEED = 200.0  # rad/s or m/s: no body moves so, the simulation has diverged
+TRACKED_POSE = 0.08  # m mean change of pose
+#: N m a kilogram that a joint can produce; twice what athletes do, since these are a reference's.
+STRENGTH = {"hip": 8.0, "knee": 8.0, "ankle": 6.0, "foot": 2.0, "spine": 10.0, "neck": 2.0,
+            "head": 1.5, "collar": 4.0, "shoulder": 4.0, "elbow": 3.0, "wrist": 1.0,
+            "hand": 0.5}  # fmt: skip
+
+Figures = dict[str, float]
+
+
+@dataclass
+class PhysicsResult:
+    """The motion after the physics stage, or the input untouched where ``applied`` is False.
+
+    rotations [N, 24, 3, 3] parent-relative, joint 0 in the y-up world; path [N, 3] m, the pelvis;
+    contacts [N, 2] 0..1 (after: 1 where a standing foot bears load). ``message`` is one line for
+    the user. ``before`` and ``after`` hold foot_sliding m/s, floating m, penetration m (see
+    :func:`measure`), jitter 10 m/s^3; ``after`` also pose_change mm, root_change m, residual
+    (mean force from outside over the weight) and held (share of frames in which it carried more
+    than a quarter of the weight: a seat, a stair, a railing, or steps the estimate missed).
+    Both are those of the simulation even where it was not taken, and empty where none was run.
+    """
+
+    rotations: np.ndarray
+    path: np.ndarray
+    contacts: np.ndarray
+    applied: bool
+    message: str
+    before: Figures
+    after: Figures
+
+
+class TrackingLost(Exception):
+    """The humanoid could not follow the reference."""
+
+
+def measure(joints: np.ndarray, soles: np.ndarray, footing: Footing, fps: float) -> Figures:
+    """Figures of a motion against a given footing.
+
+    foot_sliding: mean horizontal speed, m/s, of the load-bearing sole points of standing feet;
+    floating: mean height, m, of the lowest sole point above the floor while a foot should stand
+    on it; penetration: mean depth, m, of the lowest sole point below the floor over all frames;
+    jitter: mean third difference of the joints x fps^3 / 10. A figure with nothing to measure is
+    zero.
+    """
+    both = footing.standing[1:] & footing.standing[:-1]
+    slip = np.linalg.norm(slip_velocity(soles, fps), axis=-1)
+    lowest = soles[..., 1].min(axis=(1, 2))
+    grounded = footing.grounded.any(axis=1)
+    third = np.linalg.norm(np.diff(joints, n=3, axis=0), axis=-1) * fps**3 / 10
+    return {
+        "foot_sliding": float(slip[both].mean()) if both.any() else 0.0,
+        "floating": float(np.maximum(lowest[grounded], 0).mean()) if grounded.any() else 0.0,
+        "penetration": float(np.maximum(-lowest, 0).mean()),
+        "jitter": float(third.mean()) if len(third) else 0.0,
+    }
+
+
+def simulate(
+    rotations: np.ndarray,
+    path: np.ndarray,
+    rest_joints: np.ndarray,
+    contacts: np.ndarray,
+    fps: float,
+    body: BodyData | None = None,
+    betas: np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> PhysicsResult:
+    """Let the humanoid of this person imitate the motion.
+
+    ``rotations`` [N, 24, 3, 3] parent-relative with joint 0 in the y-up world (floor at 0);
+    ``path`` [N, 3] m, the pelvis; ``rest_joints`` [24, 3] m; ``contacts`` [N, 2] 0..1, the
+    evidence for a standing left and right foot; ``body`` and ``betas`` [10] give the real soles
+    and the weight. ``progress(count)`` is told of every ``count`` frames done.
+
+    The result is taken only if the root stayed within 0.3 m of the planted reference, the pose
+    changed by less than 80 mm and no figure got worse while one got better; else the input comes
+    back with ``applied`` False and the reason. The same input gives the same output. Raises
+    RopeTPError for arrays of impossible shapes and rates.
+    """
+    rotations, path = np.asarray(rotations, np.float64), np.asarray(path, np.float64)
+    contacts = np.asarray(contacts, np.float64)
+    count = len(rotations)
+    for name, value, shape in (
+        ("rotations", rotations, (count, 24, 3, 3)), ("path", path, (count, 3)),
+        ("contacts", contacts, (count, 2)),
+    ):  # fmt: skip
+        if value.shape != shape:
+            raise RopeTPError(f"physics: {name} is {list(value.shape)}, expected {list(shape)}")
+    if not (np.isfinite(fps) and fps > 0):
+        raise RopeTPError(f"physics: the frame rate is {fps}, expected more than 0")
+
+    def untouched(
+        message: str, before: Figures | None = None, after: Figures | None = None
+    ) -> PhysicsResult:
+        return PhysicsResult(
+            rotations, path, contacts, False, f"physics not applied: {message}",
+            before or {}, after or {},
+        )  # fmt: skip
+
+    if count < 4:
+        return untouched(f"{count} frames are too few to simulate, at least 4 are needed")
+    if not all(np.isfinite(value).all() for value in (rotations, path, contacts)):
+        return untouched("the motion holds numbers that are not finite")
+    humanoid = build_humanoid(rest_joints, body, betas)
+    rest = np.asarray(rest_joints, np.float64)
+    joints, soles = body_points(rotations, path, rest, humanoid.sole)
+    footing = find_footing(contacts, soles, fps)
+    before = measure(joints, soles, footing, fps)
+    planted, planned = plant(rotations, path, rest, humanoid.sole, footing, fps)
+    reference = Reference(planted, planned, fps, humanoid)
+    try:
+        run = Imitation(humanoid, reference, footing, rest).run(progress)
+    except TrackingLost as lost:
+        return untouched(str(lost), before)
+
+    new_joints, new_soles = body_points(run.rotations, run.path, rest, humanoid.sole)
+    change = (new_joints - run.path[:, None]) - (joints - path[:, None])
+    after = measure(new_joints, new_soles, footing, fps) | {
+        "pose_change": float(np.linalg.norm(change, axis=-1).mean() * 1000),
+        "root_change": float(np.linalg.norm(run.path - path, axis=-1).mean()),
+        "residual": float(run.residual.mean()),
+        "held": float((run.residual > FREE_FORCE).mean()),
+    }
+    if after["pose_change"] > TRACKED_POSE * 1000:
+        return untouched(
+            f"the pose changed by {after['pose_change']:.0f} mm, more than "
+            f"{TRACKED_POSE * 1000:.0f}", before, after,
+        )  # fmt: skip
+    if worse := _worse(before, after):
+        return untouched(f"{worse} would have grown", before, after)
+    if not _better(before, after):
+        return untouched("the feet and the smoothness leave nothing to mend", before, after)
+    message = (
+        f"physics applied: foot sliding {before['foot_sliding']:.2f} -> "
+        f"{after['foot_sliding']:.2f} m/s, floating {before['floating'] * 1000:.0f} -> "
+        f"{after['floating'] * 1000:.0f} mm, below the floor {before['penetration'] * 1000:.0f} -> "
+        f"{after['penetration'] * 1000:.0f} mm, jitter {before['jitter']:.1f} -> "
+        f"{after['jitter']:.1f}, pose changed by {after['pose_change']:.0f} mm"
+    )
+    if after["held"] > 0.1:
+        message += f", held by something unseen {after['held']:.0%} of the time"
+    return PhysicsResult(run.rotations, run.path, run.contacts, True, message, before, after)
+
+
+#: Figure -> (how much worse is still no harm, how much better counts as better, the level below
+#: which it is as good as captured motion and does not matter), in its unit.
+_TOLERANCE = {
+    "foot_sliding": (0.01, 0.02, 0.02), "floating": (0.003, 0.005, 0.0),
+    "penetration": (0.003, 0.003, 0.0), "jitter": (0.5, 1.0, 5.0),
+}  # fmt: skip
+
+
+def _worse(before: Figures, after: Figures) -> str:
+    names = [
+        name.replace("_", " ")
+        for name, (harm, _, level) in _TOLERANCE.items()
+        if after[name] > max(before[name] + harm, level)
+    ]
+    return " and ".join(names)
+
+
+def _better(before: Figures, after: Figures) -> bool:
+    return any(
+        before[name] > max(after[name] + gain, level)
+        for name, (_, gain, level) in _TOLERANCE.items()
+    )
+
+
+class Reference:
+    """The motion to imitate as smooth functions of time: cubic splines through the low-passed
+    pelvis and quaternions, so that any frame rate gives velocities and accelerations."""
+
+    def __init__(self, rotations: np.ndarray, path: np.ndarray, fps: float, humanoid: Humanoid):
+        count = len(path)
+        self.fps, self.count, self.humanoid = fps, count, humanoid
+        quaternions = matrix_to_quaternion(rotations)
+        flips = np.sign((quaternions[1:] * quaternions[:-1]).sum(-1, keepdims=True))
+        quaternions[1:] *= np.cumprod(np.where(flips == 0, 1, flips), axis=0)
+        values = np.concatenate([path, quaternions.reshape(count, 96)], axis=1)
+        if LOW_PASS < 0.4 * fps:
+            sections = butter(2, LOW_PASS, fs=fps, output="sos")
+            pad = min(count - 1, round(fps / 2))
+            values = sosfiltfilt(sections, values, axis=0, padlen=pad)
+        self._spline = CubicSpline(np.arange(count) / fps, values, axis=0)
+
+    def positions(self, times: np.ndarray) -> np.ndarray:
+        """MuJoCo's qpos [M, 99] at ``times`` [M] s."""
+        values = self._spline(times)
+        quaternions = values[:, 3:].reshape(-1, 24, 4)
+        quaternions /= np.linalg.norm(quaternions, axis=-1, keepdims=True)
+        out = np.empty_like(values)
+        out[:, :3] = values[:, :3]
+        out[:, self.humanoid.qpos[:, None] + np.arange(4)] = quaternions
+        return out
+
+    def states(self, times: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """qpos [M, 99], qvel [M, 75] and qacc [M, 75] at ``times`` [M], ``step`` s apart."""
+        grid = np.concatenate([[times[0] - step], times, [times[-1] + step]])
+        grid = np.clip(grid, 0, (self.count - 1) / self.fps)
+        qpos = self.positions(grid)
+        rates = np.stack(
+            [self._difference(a, b) for a, b in zip(qpos[:-1], qpos[1:], strict=True)]
+        ) / np.maximum(np.diff(grid), step)[:, None]  # fmt: skip
+        return qpos[1:-1], (rates[1:] + rates[:-1]) / 2, np.diff(rates, axis=0) / step
+
+    def _difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        out = np.empty(self.humanoid.model.nv)
+        mujoco.mj_differentiatePos(self.humanoid.model, out, 1.0, a, b)
+        return out
+
+
+@dataclass
+class _Run:
+    """What was simulated; residual [N]: force from outside over the body's weight."""
+
+    rotations: np.ndarray
+    path: np.ndarray
+    contacts: np.ndarray
+    residual: np.ndarray
+
+
+class Imitation:
+    """One run of a humanoid along a reference."""
+
+    def __init__(
+        self, humanoid: Humanoid, reference: Reference, footing: Footing, rest: np.ndarray
+    ):
+        self.humanoid, self.reference, self.footing = humanoid, reference, footing
+        self.model = humanoid.model
+        self.data = mujoco.MjData(self.model)
+        self.substeps = max(1, int(np.ceil(STEP_RATE / reference.fps)))
+        self.step = 1 / (reference.fps * self.substeps)
+        self.model.opt.timestep = self.step
+        self.weight = humanoid.mass * GRAVITY
+        self.kp, self.kd = (2 * np.pi * TRACKING_RATE) ** 2, 2 * (2 * np.pi * TRACKING_RATE)
+        self.limit = np.full(self.model.nv, np.inf)
+        for name, joint in JOINT_INDEX.items():
+            part = name.removeprefix("left_").removeprefix("right_").rstrip("123")
+            if part in STRENGTH:
+                start = humanoid.dofs[joint]
+                self.limit[start : start + 3] = STRENGTH[part] * humanoid.mass
+        self.free = np.repeat([FREE_FORCE, FREE_TORQUE * humanoid.stature], 3) * self.weight
+        self.root_axes = np.eye(6, self.model.nv)
+        # Friction cones as four edges a point.
+        edges = np.array([[FRICTION, 1, 0], [-FRICTION, 1, 0], [0, 1, FRICTION], [0, 1, -FRICTION]])
+        self.edges = edges / np.linalg.norm(edges, axis=1, keepdims=True)
+        # Torque weighed as a force at the end of a lever of a third of the stature.
+        self.balance = np.repeat([1.0, 3 / humanoid.stature], 3)
+
+    def run(self, progress: Callable[[int], None] | None = None) -> _Run:
+        """Simulate from the first frame to the last. Raises TrackingLost."""
+        count, fps = self.reference.count, self.reference.fps
+        data = self.data
+        frames = np.empty((count, self.model.nq))
+        loaded = np.zeros((count, 2), dtype=bool)
+        residual = np.zeros(count)
+        allowed = self.allowance()
+        first = self.reference.states(np.zeros(1), self.step)
+        data.qpos[:], data.qvel[:] = first[0][0], first[1][0]
+        frames[0] = data.qpos
+        for frame in range(count - 1):
+            times = frame / fps + np.arange(1, self.substeps + 1) * self.step
+            targets = zip(*self.reference.states(times, self.step), strict=True)
+            for qpos, qvel, qacc in targets:
+                mujoco.mj_step1(self.model, data)
+                help_given, loaded[frame] = self.control(qpos, qvel, qacc, frame, allowed[frame])
+                residual[frame] += help_given / self.substeps
+                off = np.linalg.norm(data.qpos[:3] - qpos[:3])
+                if not (off < TRACKED_ROOT and np.abs(data.qvel).max() < BROKEN_SPEED):
+                    raise TrackingLost(f"the simulated body lost the motion at {frame / fps:.2f} s")
+                mujoco.mj_step2(self.model, data)
+            frames[frame + 1] = data.qpos
+            if progress is not None:
+                progress(1)
+        if progress is not None:
+            progress(1)
+        loaded[-1], residual[-1] = loaded[-2], residual[-2]
+        quaternions = frames[:, self.humanoid.qpos[:, None] + np.arange(4)]
+        bearing = self.footing.standing & (loaded | ~self.footing.grounded)
+        return _Run(
+            quaternion_to_matrix(quaternions), frames[:, :3].copy(),
+            bearing.astype(np.float64), residual,
+        )  # fmt: skip
+
+    def control(
+        self, qpos: np.ndarray, qvel: np.ndarray, qacc: np.ndarray, frame: int, allowed: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        """Set the forces of one step towards the reference state.
+
+        ``allowed`` [6] bounds the residual wrench. Returns the residual force over the weight
+        and which feet [2] bear load.
+        """
+        data, error = self.data, np.empty(self.model.nv)
+        mujoco.mj_differentiatePos(self.model, error, 1.0, data.qpos, qpos)
+        wanted = qacc + self.kp * error + self.kd * (qvel - data.qvel)
+        effort = self.inertia_times(wanted) + data.qfrc_bias - data.qfrc_passive
+        support, loaded = self.support(effort[:6], frame)
+        asked = effort[:6] - support[:6]
+        granted = np.clip(asked, -allowed, allowed)
+        # The root gives way where help ends; the joints keep the accelerations they want.
+        if not np.array_equal(granted, asked):
+            root = np.stack([self.inertia_times(axis) for axis in self.root_axes], axis=1)
+            effort += root @ np.linalg.solve(root[:6], granted - asked)
+        torque = np.clip(effort - support, -self.limit, self.limit)
+        data.qfrc_applied[:] = torque + support
+        return float(np.linalg.norm(granted[:3]) / self.weight), loaded
+
+    def inertia_times(self, acceleration: np.ndarray) -> np.ndarray:
+        """The mass matrix of the present pose times ``acceleration`` [75]."""
+        out = np.empty(self.model.nv)
+        mujoco.mj_mulM(self.model, self.data, out, acceleration)
+        return out
+
+    def support(self, wrench: np.ndarray, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Generalized forces [75] of the floor on the soles that touch it which best explain the
+        root's ``wrench`` [6] (force in the world, torque in the pelvis' axes), and which feet
+        [2] they load."""
+        out = np.zeros(self.model.nv)
+        soles = self.sole_points()
+        near = np.where(self.footing.grounded[frame], STANDING_REACH, TOUCHING_REACH)
+        bearing = soles[..., 1] < near[:, None]
+        sides, points = np.nonzero(bearing)
+        loaded = bearing.any(axis=1)
+        if not len(sides):
+            return out, loaded
+        places = soles[sides, points]
+        turn = self.data.xmat[self.humanoid.bodies[0]].reshape(3, 3)
+        arms = places - self.data.xpos[self.humanoid.bodies[0]]
+        forces = np.tile(self.edges, (len(places), 1))
+        torques = np.cross(np.repeat(arms, 4, axis=0), forces) @ turn
+        columns = np.concatenate([forces, torques], axis=1).T * self.balance[:, None]
+        # A little of the squared forces keeps the answer unique and the load spread.
+        ridge = 0.02 * np.eye(columns.shape[1])
+        target = np.concatenate([wrench * self.balance, np.zeros(columns.shape[1])])
+        size = nnls(np.concatenate([columns, ridge]), target)[0]
+        pushes = (size[:, None] * forces).reshape(-1, 4, 3).sum(axis=1)
+        for side, point, place, push in zip(sides, points, places, pushes, strict=True):
+            carrier = self.humanoid.bodies[SOLE_JOINTS[side, point]]
+            mujoco.mj_applyFT(self.model, self.data, push, np.zeros(3), place, carrier, out)
+        return out, loaded
+
+    def sole_points(self) -> np.ndarray:
+        """Where the sole points are now, [2, 6, 3] m."""
+        carriers = self.humanoid.bodies[SOLE_JOINTS]
+        turns = self.data.xmat[carriers].reshape(2, -1, 3, 3)
+        return self.data.xpos[carriers] + np.einsum("spij,spj->spi", turns, self.humanoid.sole)
+
+    def allowance(self) -> np.ndarray:
+        """The bound on the residual wrench at every frame, [N, 6].
+
+        The reference itself is asked, without feedback, what its soles cannot explain. Demands
+        that outlast SUSTAINED raise the bound there; shorter ones are errors of the estimate.
+        """
+        reference, data = self.reference, self.data
+        demand = np.empty((reference.count, 6))
+        gap = 1 / reference.fps
+        times = np.arange(reference.count) * gap
+        for start in range(0, reference.count, 256):
+            states = reference.states(times[start : start + 256], gap)
+            for row, (qpos, qvel, qacc) in enumerate(zip(*states, strict=True)):
+                data.qpos[:], data.qvel[:] = qpos, qvel
+                mujoco.mj_step1(self.model, data)
+                effort = self.inertia_times(qacc) + data.qfrc_bias
+                frame = start + row
+                demand[frame] = effort[:6] - self.support(effort[:6], frame)[0][:6]
+        width = max(1, round(SUSTAINED * reference.fps))
+        lasting = minimum_filter1d(np.abs(demand), width, axis=0, mode="nearest")
+        lasting = maximum_filter1d(lasting, 2 * width, axis=0, mode="nearest")
+        lasting = gaussian_filter1d(lasting, width / 2, axis=0, mode="nearest")
+        mujoco.mj_resetData(self.model, data)
+        return self.free + 1.2 * lasting
