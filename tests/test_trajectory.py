@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, PARENTS
+from ropetp_cli.cli.evaluate import command as evaluate_command
+from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.trajectory import compare, constant_position, evaluate, foot_pinning
 from ropetp_cli.training.mocap import TOE_HEIGHT, Clip, PoseNoise, WindowSampler, load_clips, turn
@@ -440,7 +442,11 @@ def test_a_leg_learns_and_another_goes_on(tmp_path):
     figures = train(tmp_path, out, leg, TINY, device="cpu", report=lines.append)
     assert set(figures) == {f"{n}_{m}" for n in ("clean", "rope") for m in ("w_mpjpe", "wa_mpjpe")}
     first = torch.load(out.with_suffix(".ckpt"), weights_only=True)["step"]
-    train(tmp_path, out, leg, resume=out.with_suffix(".ckpt"), device="cpu", report=lines.append)
+    resume = ["--resume", str(out.with_suffix(".ckpt")), "--minutes", "0.02", "--batch", "2"]
+    args = ["trajectory", str(tmp_path), "--out", str(out), *resume, "--device", "cpu"]
+    gone_on = CliRunner().invoke(train_command, args)
+    assert gone_on.exit_code == 0, gone_on.output
+    assert "validation:" in gone_on.stderr
     again = torch.load(out.with_suffix(".ckpt"), weights_only=True)
     assert again["step"] > first > 1
     assert again["minutes"] > 0.03
@@ -450,19 +456,17 @@ def test_a_leg_learns_and_another_goes_on(tmp_path):
 
 
 def test_evaluate_prints_figures_and_one_json_object(tmp_path):
-    from ropetp_cli.cli.evaluate import command
-
     write_mocap(tmp_path / "m.npz")
     save_denoiser(pinned_on("left_foot"), tmp_path / "w.safetensors")
     args = ["trajectory", str(tmp_path / "m.npz"), "--weights", str(tmp_path / "w.safetensors")]
-    shown = CliRunner().invoke(command, [*args, "--steps", "2", "--json"])
+    shown = CliRunner().invoke(evaluate_command, [*args, "--steps", "2", "--json"])
     assert shown.exit_code == 0, shown.output
     report = json.loads(shown.stdout)
     wanted = {"w_mpjpe", "wa_mpjpe", "rte", "jitter", "foot_sliding"}
     assert wanted <= set(report)
     assert wanted <= set(report["foot_pinning"]) & set(report["constant_position"])
     assert report["w_mpjpe"] < 1 < report["constant_position"]["w_mpjpe"]
-    table = CliRunner().invoke(command, [*args, "--steps", "2", "--noise", "rope"])
+    table = CliRunner().invoke(evaluate_command, [*args, "--steps", "2", "--noise", "rope"])
     assert table.exit_code == 0, table.output
     assert "foot_pinning" in table.stdout and "sway" in table.stdout
-    assert CliRunner().invoke(command, [*args, "--noise", "loud"]).exit_code == 2
+    assert CliRunner().invoke(evaluate_command, [*args, "--noise", "loud"]).exit_code == 2

@@ -34,7 +34,27 @@ def command() -> None:
     show_default=True,
     help="Highest learning rate.",
 )
-@click.option("--check-minutes", type=click.FloatRange(min=0, min_open=True), default=10.0)
+@click.option(
+    "--width",
+    type=click.IntRange(16),
+    default=128,
+    show_default=True,
+    help="Of a new network; a multiple of 16.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(8),
+    default=120,
+    show_default=True,
+    help="Frames a new network sees at once.",
+)
+@click.option(
+    "--check-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Between validations, each with a checkpoint.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -45,6 +65,8 @@ def trajectory(
     resume: Path | None,
     batch: int,
     rate: float,
+    width: int,
+    window: int,
     check_minutes: float,
     threads: int | None,
     device: str,
@@ -54,6 +76,7 @@ def trajectory(
     import torch
 
     from ropetp_cli.training.trajectory import TrajTraining, train
+    from ropetp_cli.trajectory.denoiser import TrajConfig
 
     if threads:
         torch.set_num_threads(threads)
@@ -64,6 +87,7 @@ def trajectory(
         data,
         out,
         training,
+        TrajConfig(width=width, feedforward=2 * width, window=window),
         resume=resume,
         device=device,
         report=lambda line: click.echo(line, err=True),
