@@ -14,6 +14,8 @@ from ropetp_cli.motion import VideoInfo
 
 #: The step assumed where a video states neither a frame rate nor usable timestamps, frames/s.
 FALLBACK_FPS = 30.0
+#: A first frame later than this (a day) has a broken clock, s.
+LATEST_START = 86400.0
 #: A longer step between two frames is a broken clock, not a pause, s.
 LONGEST_STEP = 10.0
 #: A clock that goes back further than this was restarted; a smaller slip heals by itself, s.
@@ -66,7 +68,9 @@ class _Clock:
         """The timestamp of frame ``index``, from the container's ``raw`` seconds."""
         step = raw + self.shift - self.last
         if index == 0:
-            good, time = math.isfinite(raw) and raw >= 0, max(0.0, np.nan_to_num(raw))
+            good = 0 <= raw <= LATEST_START
+            time = raw if good else 0.0
+            self.shift = time - raw if math.isfinite(raw) else 0.0
         else:
             good = 0 < step <= LONGEST_STEP
             time = raw + self.shift if good else self.last + self.step
