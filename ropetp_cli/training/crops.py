@@ -180,7 +180,8 @@ def collate(samples: list[Sample]) -> RopeTargets:
     edge is an occluder too."""
 
     def stack(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([getattr(s, name) for s in samples]))
+        values = torch.from_numpy(np.stack([getattr(s, name) for s in samples]))
+        return values.float() if values.is_floating_point() else values
 
     return RopeTargets(
         rotations=stack("rotations"),

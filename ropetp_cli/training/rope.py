@@ -84,7 +84,10 @@ class FrozenMaps:
             for path in sorted(directory.glob(f"{crops.name}_maps*.npy"))
         ]
         with np.load(directory / f"{crops.name}_targets.npz") as file:
-            self.targets = {name: file[name] for name in TARGET_FIELDS}
+            self.targets = {
+                name: file[name] if file[name].dtype == np.uint8 else file[name].astype(np.float32)
+                for name in TARGET_FIELDS
+            }
 
     def __len__(self) -> int:
         return len(self.maps[0])
