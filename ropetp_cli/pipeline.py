@@ -338,8 +338,9 @@ def imitate(
                     body, scene.poses.betas[0], progress=advance,
                 )
             )  # fmt: skip
+    start = results[0].path[0] * np.array([1.0, 0.0, 1.0])  # stays over the origin
     scenes = [
-        replace(scene, rotations=r.rotations, path=r.path, contacts=r.contacts)
+        replace(scene, rotations=r.rotations, path=r.path - start, contacts=r.contacts)
         for scene, r in zip(scenes, results, strict=True)
     ]
     return scenes, [
