@@ -20,8 +20,12 @@ KEYPOINTS = 17
 
 #: From here on the model is fairly sure that it sees a person.
 SURE = 0.5
+#: BoT-SORT takes the camera's motion out of the people's.
+TRACKER = "botsort.yaml"
 #: Where nobody reaches this, a picture may be on its side: such people score up to 0.65.
 DOUBTFUL = 0.7
+#: A turned picture must show a person more surely by this much.
+TURN_MARGIN = 0.05
 #: What :meth:`Detector.detect` returns at least; ultralytics' own default.
 MIN_SCORE = 0.25
 #: Trackers make use of detections down to this score.
@@ -59,14 +63,16 @@ class Detections:
             self.boxes[index], self.score[index], self.keypoints[index], self.ids[index]
         )
 
+    def stacked(self, other: "Detections") -> "Detections":
+        """The rows of both."""
+        names = self.__dataclass_fields__
+        return Detections(
+            *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names)
+        )
+
     def joined(self, other: "Detections") -> "Detections":
         """Both; where two boxes show one person, the surer one."""
-        both = Detections(
-            *(
-                np.concatenate([getattr(self, name), getattr(other, name)])
-                for name in self.__dataclass_fields__
-            )
-        )
+        both = self.stacked(other)
         kept: list[int] = []
         for row in np.argsort(-both.score, kind="stable"):
             if not kept or box_iou(both.boxes[[row]], both.boxes[kept]).max() <= SAME_PERSON:
@@ -144,7 +150,11 @@ class Detector:
         path = default_weights() if weights is None else Path(weights)
         if not path.exists():
             raise RopeTPError(f"{path} does not exist; name an ultralytics weights file")
-        self._common = {"device": device, "imgsz": image_size, "verbose": False, "save": False}
+        # The tracker is named for single pictures too: another setting would make ultralytics
+        # build a new predictor, and with it lose the people it follows.
+        self._common = {
+            "device": device, "imgsz": image_size, "tracker": TRACKER, "verbose": False,
+        }  # fmt: skip
         threads = torch.get_num_threads(), cv2.getNumThreads()
         try:
             self._model = _load_yolo(path)
@@ -180,24 +190,30 @@ class Detector:
     def search(self, frame: np.ndarray, box: np.ndarray) -> Detections:
         """People in the surroundings of ``box`` [4] xyxy px, upright or not.
 
-        For someone lost from one frame to the next: close up and in four orientations the model
-        sees more, a somersault for one.
+        For someone lost from one frame to the next: close up the model sees more, and where
+        nobody stands in ``box`` the surroundings are turned, for a somersault.
         """
         middle, reach = (box[:2] + box[2:]) / 2, 1.25 * float((box[2:] - box[:2]).max())
-        x0, y0 = np.maximum(np.floor(middle - reach), 0).astype(int)
+        corner = np.maximum(np.floor(middle - reach), 0).astype(int)
         x1, y1 = np.minimum(np.ceil(middle + reach), frame.shape[1::-1]).astype(int)
-        if x1 - x0 < 16 or y1 - y0 < 16:
+        if (np.array([x1, y1]) - corner < 16).any():
             return Detections.empty()
-        window = frame[y0:y1, x0:x1]
-        found = self._predict([window], MIN_SCORE)[0]
-        return found.joined(self._sure_in_turned(window, (1, 2, 3))).moved(np.array([x0, y0]))
+        window = frame[corner[1] : y1, corner[0] : x1]
+        found = self._predict([window], MIN_SCORE)[0].moved(corner)
+        there = box_iou(box[None], found.boxes)[0] > SAME_PERSON
+        if not (there & (found.score >= SURE)).any():
+            found = found.joined(self._sure_in_turned(window, (1, 2, 3)).moved(corner))
+        return found
 
-    def best_turn(self, frame: np.ndarray) -> int:
-        """By how many quarters (1 or 3) people in the frame stand upright; 0 if neither shows
-        anybody surely."""
-        scores = {t: self._turned(frame, t, MIN_SCORE).score.max(initial=0) for t in (1, 3)}
-        best = max(scores, key=scores.get)
-        return best if scores[best] >= SURE else 0
+    def best_turn(self, frame: np.ndarray, upright: Detections) -> int:
+        """By how many quarters the frame has to be turned for people to stand upright: 0, 1, 3.
+
+        ``upright`` are its detections as it is; a turned frame must show a person more surely.
+        """
+        scores = {0: upright.score.max(initial=0.0) + TURN_MARGIN}
+        for turn in (1, 3):
+            scores[turn] = self._turned(frame, turn, SURE).score.max(initial=0.0)
+        return max(scores, key=scores.get)
 
     def track(
         self, frames: Iterable[np.ndarray], turn: int = 0
@@ -215,7 +231,6 @@ class Detector:
             result = self._model.track(
                 np.ascontiguousarray(np.rot90(frame, turn)),
                 persist=number > 0,
-                tracker="botsort.yaml",
                 conf=TRACK_SCORE,
                 **self._common,
             )[0]

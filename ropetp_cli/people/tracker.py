@@ -18,7 +18,14 @@ from scipy.signal import savgol_filter
 
 from ropetp_cli.errors import NobodyFound
 from ropetp_cli.motion import Track, VideoInfo
-from ropetp_cli.people.detector import KEYPOINTS, SURE, Detections, Detector, box_iou
+from ropetp_cli.people.detector import (
+    KEYPOINTS,
+    SAME_PERSON,
+    SURE,
+    Detections,
+    Detector,
+    box_iou,
+)
 from ropetp_cli.video.reader import VideoReader, true_fps
 
 #: Someone lost is searched for this long, s, if seen this well and this long before.
@@ -38,6 +45,8 @@ MIN_TRACK_SCORE = 0.35
 KEYPOINT_SURE = 0.5
 #: Time windows of the box smoothing, s, for the centre and the size.
 CENTER_SECONDS, SIZE_SECONDS = 0.25, 0.4
+#: So often, s, a frame is tried turned, unless someone has this score in it.
+PROBE_SECONDS, CERTAIN = 2.0, 0.88
 #: A hard cut changes the picture by this much in grey levels and in colours at once.
 CUT_LEVELS, CUT_COLOURS = 25.0, 0.45
 
@@ -69,6 +78,11 @@ class TrackingResult:
         """The true average rate of the frames read."""
         return true_fps(self.timestamps, self.info.fps)
 
+    @property
+    def frames_seen(self) -> int:
+        """In how many frames people were seen, counted for each person."""
+        return sum(int(track.seen.sum()) for track in self.tracks)
+
     def times_of(self, track: Track) -> np.ndarray:
         """Timestamps [len(track)] of a track's frames, s."""
         return np.interp(track.frames, self.frame_indices, self.timestamps)
@@ -90,9 +104,7 @@ def follow_people(
     found = _finish(stream, reader, min_seconds)
     if stream.sideways:
         turned = _finish(_stream(reader, detector, stream.sideways, progress), reader, min_seconds)
-        if sum(track.seen.sum() for track in turned.tracks) > sum(
-            track.seen.sum() for track in found.tracks
-        ):
+        if turned.frames_seen > found.frames_seen:
             found = turned
             found.warnings.append(
                 f"{reader.path.name} lies on its side; people were found in turned frames"
@@ -108,20 +120,17 @@ def follow_people(
 class _Fragment:
     """Observations of one person in increasing frames; rows are packed to stay small."""
 
-    def __init__(self, key: int):
-        self.key = key
+    def __init__(self) -> None:
         self.frames = array("q")
         self._rows = array("f")
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def add(self, frame: int, found: Detections, row: int, look: np.ndarray) -> None:
-        self.frames.append(frame)
-        self._rows.extend(found.boxes[row])
-        self._rows.append(found.score[row])
-        self._rows.extend(found.keypoints[row].ravel())
-        self._rows.extend(look)
+    def add(self, index: int, frame: np.ndarray, found: Detections) -> None:
+        """Append the one detection in ``found``, with its look."""
+        self.frames.append(index)
+        self._rows.extend(found.boxes[0])
+        self._rows.append(found.score[0])
+        self._rows.extend(found.keypoints[0].ravel())
+        self._rows.extend(appearance(frame, found.boxes[0], found.keypoints[0]))
 
     def last(self, count: int) -> np.ndarray:
         """The last rows, at most ``count``."""
@@ -215,38 +224,34 @@ class _Collector:
         self.patience = max(1, round(SEARCH_SECONDS * fps))
         self.fragments: dict[int, _Fragment] = {}
         self.watched: list[_Fragment] = []  # seen lately, followed or lost
-        self.loose = Detections.empty()  # the last frame's detections nobody claimed
+        self._loose = Detections.empty()  # detections of the last frame that are nobody's
 
     def forget(self) -> None:
         """The scene has changed: nobody of the last frame can be in this one."""
-        self.watched, self.loose = [], Detections.empty()
+        self.watched, self._loose = [], Detections.empty()
 
     def see(self, index: int, frame: np.ndarray, found: Detections) -> None:
-        claimed = found.ids >= 0
-        for row in np.flatnonzero(claimed):
-            self._observe(index, frame, found, row)
-        loose = found.take(~claimed)
+        """Take in what was found in a frame, and look for those who are missing."""
+        taken, loose = found.take(found.ids >= 0), found.take(found.ids < 0)
+        for row in range(len(taken)):
+            self._observe(index, frame, taken.take([row]))
         for fragment in self.watched:
             if fragment.frames[-1] < index:
-                loose = self._recover(fragment, index, frame, found.take(claimed), loose)
+                if (hit := self._recover(fragment, index, frame, loose, taken)) is not None:
+                    fragment.add(index, frame, hit)
+                    taken = taken.stacked(hit)
         self.watched = [f for f in self.watched if index - f.frames[-1] < self.patience]
-        self.loose, self._last_frame = loose, frame
+        self._loose, self._last_frame = _untaken(loose, taken), frame
 
-    def _observe(self, index: int, frame: np.ndarray, found: Detections, row: int) -> None:
-        key = int(found.ids[row])
+    def _observe(self, index: int, frame: np.ndarray, found: Detections) -> None:
+        key = int(found.ids[0])
         fragment = self.fragments.get(key)
         if fragment is None:
-            fragment = self.fragments[key] = _Fragment(key)
+            fragment = self.fragments[key] = _Fragment()
             # The tracker shows a person from the second detection on; take the first one too.
-            if len(self.loose):
-                overlap = box_iou(found.boxes[[row]], self.loose.boxes)[0]
-                if overlap.max() > 0.5:
-                    best = int(np.argmax(overlap))
-                    look = appearance(
-                        self._last_frame, self.loose.boxes[best], self.loose.keypoints[best]
-                    )
-                    fragment.add(index - 1, self.loose, best, look)
-        fragment.add(index, found, row, appearance(frame, found.boxes[row], found.keypoints[row]))
+            if (first := _match(found.boxes[0], self._loose, 0.5)) is not None:
+                fragment.add(index - 1, self._last_frame, first)
+        fragment.add(index, frame, found)
         if fragment not in self.watched:
             self.watched.append(fragment)
 
@@ -255,27 +260,19 @@ class _Collector:
         fragment: _Fragment,
         index: int,
         frame: np.ndarray,
-        claimed: Detections,
         loose: Detections,
-    ) -> Detections:
-        """Look for a lost person; returns what stays loose."""
+        taken: Detections,
+    ) -> Detections | None:
+        """A lost person among the loose detections, or else close up."""
         box = _predicted_box(fragment, index)
-        if (row := _best_match(box, loose, claimed)) is not None:
-            found, loose = loose, loose.take(np.arange(len(loose)) != row)
-        else:
-            height, width = frame.shape[:2]
-            center = (box[:2] + box[2:]) / 2
-            edge = 0.25 * (box[2:] - box[:2])
-            inside = (center > edge).all() and (center < np.array([width, height]) - edge).all()
-            recent = fragment.last(self.patience)[:, 4]
-            if not inside or len(recent) < self.patience or np.median(recent) < SURE:
-                return loose
-            found = self.detector.search(frame, box)
-            if (row := _best_match(box, found, claimed)) is None:
-                return loose
-        look = appearance(frame, found.boxes[row], found.keypoints[row])
-        fragment.add(index, found, row, look)
-        return loose
+        if (hit := _match(box, _untaken(loose, taken), 0.3)) is not None:
+            return hit
+        center, edge = (box[:2] + box[2:]) / 2, 0.25 * (box[2:] - box[:2])
+        inside = (center > edge).all() and (center < frame.shape[1::-1] - edge).all()
+        scores = fragment.last(self.patience)[:, 4]
+        if inside and len(scores) == self.patience and np.median(scores) >= SURE:
+            return _match(box, _untaken(self.detector.search(frame, box), taken), 0.3)
+        return None
 
 
 def _predicted_box(fragment: _Fragment, index: int) -> np.ndarray:
@@ -289,15 +286,19 @@ def _predicted_box(fragment: _Fragment, index: int) -> np.ndarray:
     return boxes[-1] + np.tile(speed, 2) * (index - frames[-1])
 
 
-def _best_match(box: np.ndarray, found: Detections, claimed: Detections) -> int | None:
-    """The row of ``found`` that is where ``box`` was expected and is nobody else."""
+def _match(box: np.ndarray, found: Detections, least: float) -> Detections | None:
+    """The detection that overlaps ``box`` most, by more than ``least``."""
     if not len(found):
         return None
     overlap = box_iou(box[None], found.boxes)[0]
-    if len(claimed):
-        overlap[box_iou(found.boxes, claimed.boxes).max(axis=1) > 0.5] = 0
-    row = int(np.argmax(overlap))
-    return row if overlap[row] > 0.3 else None
+    best = int(np.argmax(overlap))
+    return found.take([best]) if overlap[best] > least else None
+
+
+def _untaken(found: Detections, taken: Detections) -> Detections:
+    """Those of ``found`` who are none of ``taken``."""
+    overlap = box_iou(found.boxes, taken.boxes).max(axis=1, initial=0.0)
+    return found.take(overlap <= SAME_PERSON)
 
 
 class _CutFinder:
@@ -333,7 +334,7 @@ class _CutFinder:
 class _Sideways:
     """Whether people would stand upright if the video were turned by a quarter.
 
-    Once a second, while nobody is surely seen, the frame is tried turned.
+    Every other second, where nobody is beyond doubt, the frame is tried turned.
     """
 
     def __init__(self) -> None:
@@ -341,16 +342,14 @@ class _Sideways:
         self._next = -np.inf
 
     def see(self, time: float, frame: np.ndarray, found: Detections, detector: Detector) -> None:
-        if time < self._next:
-            return
-        self._next = time + 1.0
-        sure = (found.score >= SURE).any()
-        turn = 0 if sure else detector.best_turn(frame)
-        if sure or turn:
-            self.votes[turn] += 1
+        if time >= self._next:
+            self._next = time + PROBE_SECONDS
+            certain = (found.score >= CERTAIN).any()
+            self.votes[0 if certain else detector.best_turn(frame, found)] += 1
 
     @property
     def turn(self) -> int:
+        """The turn most frames ask for, quarters counter-clockwise."""
         return max(self.votes, key=self.votes.get)
 
 
@@ -457,9 +456,7 @@ def _exchange_back(pieces: list[_Piece], fps: float) -> None:
     """Undo exchanges of identity: two people touch, and afterwards each looks like the other."""
     for a, b in combinations(range(len(pieces)), 2):
         first, second = pieces[a], pieces[b]
-        shared, in_first, in_second = np.intersect1d(
-            first.frames, second.frames, return_indices=True
-        )
+        shared, in_first, in_second = _shared(first, second)
         if len(shared) < 3:
             continue
         overlap = _paired_iou(first.boxes[in_first], second.boxes[in_second])
@@ -487,6 +484,14 @@ def _exchange_back(pieces: list[_Piece], fps: float) -> None:
                 pieces[b] = other.where(other.frames < turn).joined(one.where(one.frames >= turn))
 
 
+def _shared(a: _Piece, b: _Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The frames two pieces have in common, and where they are in each."""
+    if a.frames[0] > b.frames[-1] or b.frames[0] > a.frames[-1]:
+        nothing = np.zeros(0, dtype=int)
+        return nothing, nothing, nothing
+    return np.intersect1d(a.frames, b.frames, assume_unique=True, return_indices=True)
+
+
 def _look_between(piece: _Piece, low: float, high: float) -> np.ndarray | None:
     inside = (piece.frames >= low) & (piece.frames < high)
     return piece.looks[inside].mean(axis=0) if inside.sum() >= 3 else None
@@ -497,27 +502,33 @@ def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
-    """Join fragments of one person, the surest pair first, until no pair fits."""
-    pieces = list(pieces)
-    while True:
-        costs = {
-            (a, b): cost
-            for a, first in enumerate(pieces)
-            for b, second in enumerate(pieces)
-            if a != b and (cost := _join_cost(first, second, fps, cuts)) is not None
-        }
-        if not costs:
-            return pieces
-        a, b = min(costs, key=costs.get)
-        pieces[a] = pieces[a].joined(pieces[b])
-        del pieces[b]
+    """Join fragments of one person, the surest pairs first."""
+    pieces = sorted(pieces, key=lambda piece: piece.frames[0])
+    starts = np.array([piece.frames[0] for piece in pieces])
+    costs: list[tuple[float, int, int]] = []
+    for a, piece in enumerate(pieces):
+        low, high = piece.frames[-1], piece.frames[-1] + JOIN_SECONDS * fps
+        for b in range(*np.searchsorted(starts, (low, high), side="right")):
+            if (cost := _join_cost(piece, pieces[b], fps, cuts)) is not None:
+                costs.append((cost, a, b))
+    after: dict[int, int] = {}
+    for _, a, b in sorted(costs):
+        if a not in after and b not in after.values():
+            after[a] = b
+    chains = []
+    for a in range(len(pieces)):
+        if a in after.values():
+            continue
+        chain, piece = a, pieces[a]
+        while (chain := after.get(chain)) is not None:
+            piece = piece.joined(pieces[chain])
+        chains.append(piece)
+    return chains
 
 
 def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> float | None:
     """How badly ``second`` continues ``first``; None where it can't."""
     gap = (second.frames[0] - first.frames[-1]) / fps
-    if not 0 < gap <= JOIN_SECONDS:
-        return None
     if any(first.frames[-1] < cut <= second.frames[0] for cut in cuts):
         return None
     span = max(3, round(fps / 4))
@@ -552,7 +563,7 @@ def _without_doubles(pieces: list[_Piece]) -> list[_Piece]:
     for piece in sorted(pieces, key=len, reverse=True):
         double = False
         for other in kept:
-            _, here, there = np.intersect1d(piece.frames, other.frames, return_indices=True)
+            _, here, there = _shared(piece, other)
             if len(here) >= 0.8 * len(piece):
                 double |= np.median(_paired_iou(piece.boxes[here], other.boxes[there])) > 0.6
         if not double:
