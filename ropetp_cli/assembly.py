@@ -3,7 +3,7 @@
 Only geometry: no network is run here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -113,6 +113,32 @@ def place_in_one_world(paths: list[np.ndarray], camera_paths: list[np.ndarray]) 
         moved[:, [0, 2]] += offset(path, seen) - origin
         placed.append(moved)
     return placed
+
+
+def span_in_view(scene: Scene, size: tuple[int, int], share: float = 1.0) -> slice:
+    """The longest run of frames with ``share`` of the joints inside the image ``size`` (width,
+    height) px; all frames if there is none. Poses of people cut by the edge are guesses."""
+    joints = scene.poses.joints2d
+    inside = ((joints >= 0) & (joints < np.array(size))).all(axis=-1).mean(axis=1) >= share
+    edges = np.flatnonzero(np.diff(np.pad(inside.astype(np.int8), 1))).reshape(-1, 2)
+    if len(edges) == 0:
+        return slice(0, len(scene))
+    start, end = edges[np.argmax(edges[:, 1] - edges[:, 0])]
+    return slice(int(start), int(end))
+
+
+def splice(
+    scene: Scene, span: slice, rotations: np.ndarray, path: np.ndarray, contacts: np.ndarray
+) -> Scene:
+    """``scene`` with new rotations, path and contacts in ``span``; the path before and after is
+    shifted over the floor to meet it."""
+    new_path, new_rotations = scene.path.copy(), scene.rotations.copy()
+    new_contacts = scene.contacts.copy()
+    ground = np.array([1.0, 0.0, 1.0])
+    new_path[: span.start] += (path[0] - scene.path[span.start]) * ground
+    new_path[span.stop :] += (path[-1] - scene.path[span.stop - 1]) * ground
+    new_path[span], new_rotations[span], new_contacts[span] = path, rotations, contacts
+    return replace(scene, path=new_path, rotations=new_rotations, contacts=new_contacts)
 
 
 def assemble_motion(scene: Scene, camera: Camera, body: str) -> Motion:

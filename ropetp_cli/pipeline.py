@@ -16,6 +16,8 @@ from ropetp_cli.assembly import (
     make_timeline,
     place_in_one_world,
     resample_poses,
+    span_in_view,
+    splice,
 )
 from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rotations import slerp
@@ -128,7 +130,7 @@ def capture(
         for track, pose in zip(tracks, poses, strict=True)
     ]
     scenes = regenerate_paths(scenes, denoiser, options, device, clock)
-    scenes, physics = imitate(scenes, body, options, clock)
+    scenes, physics = imitate(scenes, body, people.info.size, options, clock)
     motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
     files = write_motions(motions, out, options, clock)
@@ -324,31 +326,33 @@ def regenerate_paths(
 
 
 def imitate(
-    scenes: list[Scene], body: BodyData, options: CaptureOptions, clock: "Clock"
+    scenes: list[Scene],
+    body: BodyData,
+    size: tuple[int, int],
+    options: CaptureOptions,
+    clock: "Clock",
 ) -> tuple[list[Scene], list[dict[str, Any]]]:
-    """The physics stage on every person, and what it says of each."""
+    """The physics stage on every person while in view, and what it says of each."""
     if not options.physics:
         return scenes, [{"applied": False, "message": "physics switched off"} for _ in scenes]
-    results = []
+    imitated, notes = [], []
     with clock("physics", sum(map(len, scenes))) as advance:
         for scene in scenes:
-            results.append(
-                simulate(
-                    scene.rotations, scene.path, scene.rest, scene.contacts, scene.timeline.fps,
-                    body, scene.poses.betas[0], progress=advance,
-                )
+            span = span_in_view(scene, size)
+            result = simulate(
+                scene.rotations[span], scene.path[span], scene.rest, scene.contacts[span],
+                scene.timeline.fps, body, scene.poses.betas[0], progress=advance,
             )  # fmt: skip
-    start = results[0].path[0] * np.array([1.0, 0.0, 1.0])  # stays over the origin
-    scenes = [
-        replace(scene, rotations=r.rotations, path=r.path - start, contacts=r.contacts)
-        for scene, r in zip(scenes, results, strict=True)
-    ]
-    return scenes, [
-        {"applied": r.applied, "message": r.message}
-        | {when: {k: round(float(v), 4) for k, v in figures.items()}
-           for when, figures in (("before", r.before), ("after", r.after))}
-        for r in results
-    ]  # fmt: skip
+            if result.applied:
+                scene = splice(scene, span, result.rotations, result.path, result.contacts)
+            imitated.append(scene)
+            note = {"applied": result.applied, "message": result.message}
+            note["frames"] = [span.start, span.stop]
+            for when, figures in (("before", result.before), ("after", result.after)):
+                note[when] = {name: round(float(value), 4) for name, value in figures.items()}
+            notes.append(note)
+    start = imitated[0].path[0] * np.array([1.0, 0.0, 1.0])  # stays over the origin
+    return [replace(scene, path=scene.path - start) for scene in imitated], notes
 
 
 def write_motions(
