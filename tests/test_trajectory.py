@@ -32,7 +32,13 @@ from ropetp_cli.trajectory.losses import (
     foot_positions,
     trajectory_loss,
 )
-from ropetp_cli.trajectory.sampling import _integrate, foot_contacts, regenerate_path, resample
+from ropetp_cli.trajectory.sampling import (
+    _integrate,
+    foot_contacts,
+    regenerate_path,
+    resample,
+    there_and_back,
+)
 
 TINY = TrajConfig(layers=2, heads=2, width=16, feedforward=16, window=16)
 
@@ -336,6 +342,12 @@ def test_resampling_keeps_ends_and_lines(count, new):
     assert np.allclose(found[-1], line[-1])
     if count > 1:
         assert np.allclose(np.diff(found, axis=0), 1 / (new - 1))
+
+
+def test_short_sequences_fill_a_window_by_going_back():
+    assert there_and_back(np.arange(3), 9).tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0]
+    assert there_and_back(np.arange(1), 3).tolist() == [0, 0, 0]
+    assert there_and_back(np.arange(4), 2).tolist() == [0, 1, 2, 3]
 
 
 # ---- training data ---------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 One noisy path runs through the sequence. At every step overlapping windows of it are denoised,
 each seen from its own first frame; their movements, not their positions, are blended where they
-overlap and summed once, so the windows agree wherever they meet.
+overlap and summed once, so the windows agree wherever they meet. A sequence shorter than a window
+goes on backwards from its end until it fills one, as short clips did in training: on fewer frames
+than it was trained on the network walks too slowly.
 """
 
 from dataclasses import dataclass
@@ -42,6 +44,13 @@ def resample(values: np.ndarray, count: int) -> np.ndarray:
     after = np.minimum(before + 1, len(values) - 1)
     part = (time - before).reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
     return values[before] * (1 - part) + values[after] * part
+
+
+def there_and_back(values: np.ndarray, count: int) -> np.ndarray:
+    """[N, ...] -> [max(N, count), ...]: from the last frame back to the first, and so on."""
+    last = len(values) - 1
+    frames = np.arange(max(len(values), count))
+    return values[last - np.abs(frames % max(2 * last, 1) - last) if last else frames * 0]
 
 
 def foot_contacts(path: np.ndarray, joints: np.ndarray, fps: float) -> np.ndarray:
@@ -153,8 +162,9 @@ def regenerate_path(
     config = model.config
     model = model.to(device).eval()
     count = max(round((len(joints) - 1) * config.fps / fps) + 1, min(len(joints), 2))
-    at_rate = torch.from_numpy(resample(joints, count)).to(device)[None]
-    condition = model.condition(at_rate)
+    at_rate = there_and_back(resample(joints, count), config.window)
+    condition = model.condition(torch.from_numpy(at_rate).to(device)[None])
+    needed, count = count, len(at_rate)
     windows = _Windows(count, config.window, torch.device(device))
     diffusion = Diffusion(config.diffusion_steps, config.schedule)
     alphas = diffusion.alphas.tolist()
@@ -170,5 +180,5 @@ def regenerate_path(
         path = _integrate(movement, config.pull(movement.hold))
         following = alphas[timesteps[index + 1]] if index + 1 < len(timesteps) else 1.0
         noisy = ddim_step(noisy, model.normalized(path), alpha, following)
-    full = resample(path.numpy(), len(joints))
+    full = resample(path[:needed].numpy(), len(joints))
     return TrajectoryResult(full, foot_contacts(full, joints.astype(np.float64), fps))
