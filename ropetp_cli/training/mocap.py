@@ -44,6 +44,12 @@ class Clip:
         """How much the pelvis goes up and down, standard deviation, m."""
         return float(self.root[:, 1].std())
 
+    @property
+    def speed(self) -> float:
+        """The pelvis's mean speed over the ground, m/s."""
+        steps = np.linalg.norm(np.diff(self.root[:, [0, 2]], axis=0), axis=-1)
+        return float(steps.mean()) * self.fps
+
     def on_floor(self) -> np.ndarray:
         """The root with the floor at y = 0 and the first frame over the origin.
 
@@ -228,9 +234,9 @@ class WindowSampler:
 
     Windows are mirrored, turned, played up to a quarter faster or slower, played backwards (a foot
     on the ground stays so), and scaled: legs and path together, the upper body a little apart
-    from them. Climbing, jumping and sitting down are rare and drawn up to twice as often.
-    Clips shorter than a window go on backwards from their end. Half of the conditions
-    carry :class:`PoseNoise` of strength 0.3 to 1.6.
+    from them. What goes far (walking, running) or up and down (climbing, jumping, sitting) is rare
+    among all the standing and is drawn more often. Clips shorter than a window go on backwards
+    from their end. Half of the conditions carry :class:`PoseNoise` of strength 0.3 to 1.6.
     """
 
     def __init__(
@@ -245,7 +251,9 @@ class WindowSampler:
         self.starts = self.lengths.cumsum(0) - self.lengths
         self.rates = torch.tensor([clip.fps / fps for clip in clips], device=device)
         weights = [
-            len(clip) * SOURCE_WEIGHT.get(clip.source, 1.5) * (1 + min(1, clip.rise / 0.2))
+            len(clip)
+            * SOURCE_WEIGHT.get(clip.source, 1.5)
+            * (1 + min(1, clip.rise / 0.2) + 3 * min(1, clip.speed / 1.2))
             for clip in clips
         ]
         self.weights = torch.tensor(weights, dtype=torch.float, device=device)
