@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ropetp_cli.errors import RopeTPError
+
+_DRAFT = re.compile(r"\..*\.(\d{1,9})-[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
 
 def writable_directory(path: Path) -> Path:
@@ -24,11 +28,37 @@ def writable_directory(path: Path) -> Path:
         )
 
 
+def draft_name(path: Path) -> Path:
+    """A name beside ``path`` for what is not finished: no other process's, and hidden."""
+    return path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+
+
+def discard_drafts(directory: Path) -> int:
+    """Remove the drafts that killed processes of this machine left here; gives the bytes freed."""
+    freed = 0
+    for path in directory.glob(".*.part*"):
+        owner = _DRAFT.fullmatch(path.name)
+        if owner and not _alive(int(owner[1])):
+            freed += path.lstat().st_size
+            path.unlink(missing_ok=True)
+    return freed
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = draft_name(path)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,39 @@ from ropetp_cli.camera.gravity import LEVEL, fuse_with_gravity, standing_votes
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.files import writable_directory, write_json
-from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
+from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.people.tracker import TrackingResult, follow_people
-from ropetp_cli.physics import simulate
+from ropetp_cli.physics import PhysicsResult, simulate
 from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
-from ropetp_cli.runs import finished_report, run_key
-from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
-from ropetp_cli.trajectory.sampling import regenerate_path
+from ropetp_cli.runs import fingerprint, ingredients, is_finished, last_report, run_key
+from ropetp_cli.stages import StageCache, Steps
+from ropetp_cli.trajectory.denoiser import load_denoiser
+from ropetp_cli.trajectory.sampling import TrajectoryResult, regenerate_path
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.weights import find_weights
 
 Advance = Callable[[int], None]
 #: ``progress(stage, total)`` is a context manager that yields ``advance(count)``.
 Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
+
+#: The stages whose results are kept, in order, each with what matters only from it on. What is
+#: named nowhere counts for all of them.
+BEGINS = {
+    "people": (),
+    "pose": ("person", "camera", "focal_px", "focal_mm", "body", "rope weights"),
+    "path": ("fps", "steps", "seed", "trajectory weights"),
+    "physics": ("physics",),
+    "files": ("formats", "previews", "up", "batch_size"),
+}
+#: What their results are made of.
+KEPT = (
+    TrackingResult, Track, VideoInfo, CropPoses, BackgroundMotion, TrajectoryResult, PhysicsResult,
+)  # fmt: skip
 
 
 @dataclass
@@ -88,37 +104,60 @@ class Capture:
         return [exchange.read(path) for path in self.files if path.suffix == ".npz"]
 
 
+class Models:
+    """What captures with the same options share; the detector is loaded when first asked for."""
+
+    def __init__(self, options: CaptureOptions):
+        self.device = choose_device(options.device)
+        self.body = load_body(options.body)
+        self.rope = RopePredictor(
+            load_rope(find_weights("rope", options.weights), self.body), self.device
+        )
+        self.denoiser = load_denoiser(find_weights("trajectory", options.weights))
+        self._detector = options.detector
+
+    @cached_property
+    def detector(self) -> Detector:
+        return Detector(self._detector, device=self.device)
+
+
 def capture(
     video: str | Path,
     out: str | Path | None = None,
     options: CaptureOptions | None = None,
     progress: Progress | None = None,
     force: bool = False,
+    models: Models | None = None,
 ) -> Capture:
     """One video in, every person's global motion out (paper Figure 2).
 
     ``out`` is the directory to write, by default ``VIDEO-stem_ropetp``; when it holds the
-    finished capture of the same video, options, weights and version, nothing is done unless
-    ``force``. Raises RopeTPError (unreadable video, damaged weights, unwritable output) and
-    NobodyFound.
+    finished capture of the same video, options, weights and version, nothing is done, and stages
+    it holds the results of are not run again, unless ``force``. ``models`` of an earlier capture
+    with the same options save loading them. Raises RopeTPError (unreadable video, damaged
+    weights, unwritable output) and NobodyFound.
     """
     options = options or CaptureOptions()
     VideoReader(video, options.start, options.end).close()  # a bad video stops here, early
     exchange.check_formats(options.formats)
     out = writable_directory(Path(out) if out else Path(f"{Path(video).stem}_ropetp"))
-    key = run_key(video, options)
-    if not force and (report := finished_report(out, key)):
-        return Capture(out, report)
+    before = last_report(out)
+    source = fingerprint(video, before.get("source"))
+    made_of = ingredients(asdict(options)) | {"video": source["sha256"]}
+    if not force and is_finished(out, before, run_key(made_of)):
+        return Capture(out, before)
     clock = Clock(progress)
-    device = choose_device(options.device)
-    body = load_body(options.body)
-    rope = RopePredictor(load_rope(find_weights("rope", options.weights), body), device)
-    denoiser = load_denoiser(find_weights("trajectory", options.weights))
+    models = models or Models(options)
+    body = models.body
+    stage = StageCache(out / "cache", made_of, BEGINS, KEPT, force)
 
-    people = find_people(video, options, device, clock)
+    people = stage("people", find_people, video, models, options, clock)
     tracks = pick_people(people.tracks, options.person)
     camera = choose_camera(people, options)
-    answers, background = estimate_poses(video, people, tracks, camera, rope, options, clock)
+    steps = stage.steps("pose", batch_size=options.batch_size)
+    answers, background = stage(
+        "pose", estimate_poses, video, people, tracks, camera, models.rope, options, clock, steps
+    )
     poses = [
         to_camera(answer, track, body, camera, people.fps)
         for answer, track in zip(answers, tracks, strict=True)
@@ -129,16 +168,23 @@ def capture(
         at_constant_rate(track, pose, people, camera, body, options.fps or people.fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
-    scenes = regenerate_paths(scenes, denoiser, options, device, clock)
-    scenes, physics = imitate(scenes, body, people.info.size, options, clock)
+    paths = stage("path", regenerate_paths, scenes, models, options, clock)
+    scenes = [
+        replace(scene, path=new.path, contacts=new.contacts)
+        for scene, new in zip(scenes, paths, strict=True)
+    ]
+    imitations = stage("physics", imitate, scenes, body, people.info.size, options, clock)
+    scenes, physics = take_over(imitations, scenes, people.info.size)
     motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
     files = write_motions(motions, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
     report = describe(people, camera, tracks, poses, motions, physics, body, options)
     report |= {
-        "key": key,
+        "key": run_key(made_of),
+        "source": source,
         "stages": clock.table(sum(len(track) for track in tracks)),
+        "reused": stage.reused,
         "files": [path.name for path in files],
     }
     write_json(report, out / "report.json")
@@ -146,10 +192,10 @@ def capture(
 
 
 def find_people(
-    video: str | Path, options: CaptureOptions, device: str, clock: "Clock"
+    video: str | Path, models: Models, options: CaptureOptions, clock: "Clock"
 ) -> TrackingResult:
     """Detect and follow everybody, streaming the video once."""
-    detector = Detector(options.detector, device=device)
+    detector = models.detector
     with VideoReader(video, options.start, options.end) as reader:
         with clock("people", reader.info.frame_count) as advance:
             return follow_people(reader, detector, progress=advance)
@@ -180,9 +226,11 @@ def estimate_poses(
     rope: RopePredictor,
     options: CaptureOptions,
     clock: "Clock",
+    steps: Steps,
 ) -> tuple[list[CropPoses], BackgroundMotion | None]:
-    """Rope on every crop of ``tracks``, in batches, and the camera's turn from what lies behind
-    everybody; frames are streamed once. No background with ``--camera static``."""
+    """Rope on every crop of ``tracks``, in batches, each a step that is not run again if this is
+    killed, and the camera's turn from what lies behind everybody; frames are streamed once. No
+    background with ``--camera static``."""
     background = None
     if options.camera != "static":
         background = BackgroundTracker(camera.focal, camera.center)
@@ -191,7 +239,7 @@ def estimate_poses(
     owners: list[int] = []
 
     def flush(advance: Advance) -> None:
-        poses = rope.predict(np.stack(waiting))
+        poses = steps(rope.predict, np.stack(waiting))
         for row, owner in enumerate(owners):
             answers[owner].append(poses.take(np.array([row])))
         advance(len(waiting))
@@ -301,28 +349,21 @@ def at_constant_rate(
 
 
 def regenerate_paths(
-    scenes: list[Scene],
-    denoiser: TrajDenoiser,
-    options: CaptureOptions,
-    device: str,
-    clock: "Clock",
-) -> list[Scene]:
+    scenes: list[Scene], models: Models, options: CaptureOptions, clock: "Clock"
+) -> list[TrajectoryResult]:
     """TrajDenoiser gives every root a new path (section 3.3); all share one world."""
     new = []
     with clock("path", sum(map(len, scenes))) as advance:
         for scene in scenes:
             new.append(
                 regenerate_path(
-                    denoiser, scene.joints(), scene.timeline.fps,
-                    steps=options.steps, seed=options.seed, device=device,
+                    models.denoiser, scene.joints(), scene.timeline.fps,
+                    steps=options.steps, seed=options.seed, device=models.device,
                 )
             )  # fmt: skip
             advance(len(scene))
     placed = place_in_one_world([n.path for n in new], [scene.path for scene in scenes])
-    return [
-        replace(scene, path=path, contacts=n.contacts)
-        for scene, path, n in zip(scenes, placed, new, strict=True)
-    ]
+    return [replace(n, path=path) for n, path in zip(new, placed, strict=True)]
 
 
 def imitate(
@@ -331,26 +372,40 @@ def imitate(
     size: tuple[int, int],
     options: CaptureOptions,
     clock: "Clock",
-) -> tuple[list[Scene], list[dict[str, Any]]]:
-    """The physics stage on every person while in view, and what it says of each."""
+) -> list[PhysicsResult]:
+    """The physics stage on every person while in view; nothing with ``--no-physics``."""
     if not options.physics:
-        return scenes, [{"applied": False, "message": "physics switched off"} for _ in scenes]
-    imitated, notes = [], []
+        return []
+    results = []
     with clock("physics", sum(map(len, scenes))) as advance:
         for scene in scenes:
             span = span_in_view(scene, size)
-            result = simulate(
-                scene.rotations[span], scene.path[span], scene.rest, scene.contacts[span],
-                scene.timeline.fps, body, scene.poses.betas[0], progress=advance,
+            results.append(
+                simulate(
+                    scene.rotations[span], scene.path[span], scene.rest, scene.contacts[span],
+                    scene.timeline.fps, body, scene.poses.betas[0], progress=advance,
+                )
             )  # fmt: skip
-            if result.applied:
-                scene = splice(scene, span, result.rotations, result.path, result.contacts)
-            imitated.append(scene)
-            note = {"applied": result.applied, "message": result.message}
-            note["frames"] = [span.start, span.stop]
-            for when, figures in (("before", result.before), ("after", result.after)):
-                note[when] = {name: round(float(value), 4) for name, value in figures.items()}
-            notes.append(note)
+    return results
+
+
+def take_over(
+    imitations: list[PhysicsResult], scenes: list[Scene], size: tuple[int, int]
+) -> tuple[list[Scene], list[dict[str, Any]]]:
+    """What physics made of everybody, where it is better, and what it says of each."""
+    if not imitations:
+        return scenes, [{"applied": False, "message": "physics switched off"} for _ in scenes]
+    imitated, notes = [], []
+    for scene, result in zip(scenes, imitations, strict=True):
+        span = span_in_view(scene, size)
+        if result.applied:
+            scene = splice(scene, span, result.rotations, result.path, result.contacts)
+        imitated.append(scene)
+        note = {"applied": result.applied, "message": result.message}
+        note["frames"] = [span.start, span.stop]
+        for when, figures in (("before", result.before), ("after", result.after)):
+            note[when] = {name: round(float(value), 4) for name, value in figures.items()}
+        notes.append(note)
     start = imitated[0].path[0] * np.array([1.0, 0.0, 1.0])  # stays over the origin
     return [replace(scene, path=scene.path - start) for scene in imitated], notes
 

@@ -1,8 +1,13 @@
-"""Finished captures: recognised by what went into them, not by the directory's existence."""
+"""What a run is made of, and whether it was finished before.
+
+Runs and their stages are recognised by what went into them, not by files that happen to exist:
+the video's bytes, the options, the weights, the body and the version.
+"""
 
 import hashlib
 import json
-from dataclasses import asdict
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +15,75 @@ from ropetp_cli import __version__
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.weights import read_manifest, sha256_of
 
+#: Options that change how fast a run is, not what it gives.
+SPEED = ("batch_size",)
 
-def run_key(video: Path, options: Any) -> str:
-    """A digest of the video's bytes, the options, the weights and the version.
 
-    ``options`` is a dataclass. RopeTPError when the video cannot be read.
+def digest(value: Any) -> str:
+    """The sha256 of a JSON-like value; paths count by their text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def fingerprint(video: Path, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The sha256 of a video's bytes with the size, times and inode it had.
+
+    ``known``, an earlier answer, saves reading a file that has not been touched since.
+    RopeTPError when the video cannot be read.
     """
     try:
-        content = sha256_of(Path(video))
+        status = os.stat(video)
+        now = {
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "ctime_ns": status.st_ctime_ns,
+            "inode": status.st_ino,
+        }
+        if isinstance(known, Mapping) and known == {**now, "sha256": known.get("sha256")}:
+            return dict(known)
+        return {**now, "sha256": sha256_of(Path(video))}
     except OSError as error:
         raise RopeTPError(f"{video}: cannot be read ({error.strerror or error})") from error
-    told = asdict(options)
-    told.pop("batch_size", None)
-    files = [entry.sha256 for entry in read_manifest(told.pop("weights", None))]
-    parts = json.dumps([content, told, files, __version__], sort_keys=True, default=str)
-    return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def finished_report(out: Path, key: str) -> dict[str, Any] | None:
-    """The report of a finished run of ``key`` in ``out``, if all its files are still there."""
+def ingredients(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a capture depends on besides its video, by name: the options ``told``, with files by
+    their content instead of their name."""
+    made_of = {**told, "version": __version__}
+    for role in ("body", "detector"):
+        if (path := _file(role, told.get(role))) is not None:
+            made_of[role] = sha256_of(path)
+    weights = {f"{entry.role} weights": entry.sha256 for entry in read_manifest(told["weights"])}
+    return {name: value for name, value in made_of.items() if name != "weights"} | weights
+
+
+def _file(role: str, name: str | None) -> Path | None:
+    """The file behind ``--body`` or ``--detector``; None where what ships is used."""
+    if role == "body" and name is not None and not Path(name).exists():
+        from ropetp_cli.body.model import INSTALLED, installed_file
+
+        return installed_file() if name == INSTALLED else None
+    return Path(name) if name is not None and Path(name).is_file() else None
+
+
+def run_key(made_of: Mapping[str, Any]) -> str:
+    """A digest of :func:`ingredients` and the video's sha256."""
+    return digest({name: value for name, value in made_of.items() if name not in SPEED})
+
+
+def last_report(out: Path) -> dict[str, Any]:
+    """The report in ``out``, empty where there is none that can be read."""
     try:
         report = json.loads((out / "report.json").read_text())
-        if report["key"] == key and all((out / name).is_file() for name in report["files"]):
-            return report
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        return report if isinstance(report, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def is_finished(out: Path, report: Mapping[str, Any], key: str) -> bool:
+    """Whether ``report`` is that of the run ``key`` and all its files are still in ``out``."""
+    files = report.get("files")
+    return (
+        report.get("key") == key
+        and isinstance(files, list)
+        and all(isinstance(name, str) and (out / name).is_file() for name in files)
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from ropetp_cli.cli import group, main
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.motion import PoseSequence, Track
 from ropetp_cli.pipeline import CaptureOptions, capture
+from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.video.writer import VideoWriter
 
 FRAMES, FPS = 36, 24.0
@@ -110,6 +112,58 @@ def test_finished_capture_is_recognised(clip, done):
     options = CaptureOptions(steps=10, formats=("npz", "bvh", "glb"))
     assert capture(clip, done.out, options).report == done.report
     assert (done.out / "person_01.npz").stat().st_mtime_ns == before
+
+
+def assert_same_motion(one: Path, other: Path) -> None:
+    with np.load(one) as first, np.load(other) as second:
+        for key in first.files:
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+def test_only_what_an_option_touches_is_run_again(clip, done, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(done.out, out)
+    options = CaptureOptions(steps=10, formats=("npz", "glb"), previews=("sheet",), up="y")
+    stages = ["people", "pose", "path", "physics"]
+    assert capture(clip, out, options).report["reused"] == stages
+    options = CaptureOptions(steps=10, formats=("npz",), previews=())
+    again = capture(clip, out, options)
+    assert again.report["reused"] == stages and set(again.report["stages"]) == {"write"}
+    assert again.report["people"] == done.report["people"]
+    assert_same_motion(done.out / "person_01.npz", out / "person_01.npz")
+    options.physics = False
+    assert capture(clip, out, options).report["reused"] == stages[:3]
+    options.steps = 5
+    assert capture(clip, out, options).report["reused"] == stages[:2]
+    options.person = "largest"
+    assert capture(clip, out, options).report["reused"] == stages[:1]
+
+
+def test_a_killed_capture_goes_on_where_it_was(clip, done, tmp_path, monkeypatch):
+    options = CaptureOptions(steps=10, formats=("npz",), previews=())
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ropetp_cli.stages.STORE_SECONDS", 0.0)
+    batches, predict = [], RopePredictor.predict
+
+    def second_fails(self, crops):
+        batches.append(len(crops))
+        return killed() if len(batches) == 3 else predict(self, crops)
+
+    monkeypatch.setattr(RopePredictor, "predict", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        capture(clip, tmp_path / "out", options)
+    monkeypatch.setattr("ropetp_cli.pipeline.simulate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        capture(clip, tmp_path / "out", options)
+    assert sum(batches) == sum(p["frames"] for p in done.report["people"]) + batches[2]
+    monkeypatch.undo()
+    again = capture(clip, tmp_path / "out", options)
+    assert again.report["reused"] == ["people", "pose", "path"]
+    for path in again.out.glob("*.npz"):
+        assert_same_motion(path, done.out / path.name)
 
 
 def test_other_rate_keeps_the_speed_of_time(clip, done, tmp_path):

@@ -19,6 +19,7 @@ COMMANDS = {
     "pose": "Poses of the people in still images.",
     "tracks": "Show who is in a video, with ids.",
     "preview": "Draw the previews of a finished capture again.",
+    "clean": "Throw away the stage caches of captures.",
     "export": "Convert a motion to other formats.",
     "setup": "Install a licensed body or check the weights.",
     "doctor": "What is installed, what is missing, and the fix.",

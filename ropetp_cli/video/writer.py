@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.files import draft_name
 from ropetp_cli.video.reader import quiet_opencv
 
 #: Tried in order. H.264 plays everywhere, but OpenCV's PyPI builds for Linux carry no encoder.
@@ -43,7 +44,7 @@ class VideoWriter:
             raise RopeTPError(f"cannot write {path} with size {size} and {fps} frames/s")
         self.path, self.size, self.fps = Path(path), tuple(size), _writable_fps(fps)
         self._pad = (size[1] % 2, size[0] % 2)
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part.mp4")
+        self._temporary = draft_name(self.path).with_suffix(".mp4")
         self._encoded = self._temporary.with_suffix(".h264.mp4")
         self.frames = 0
         quiet_opencv()
