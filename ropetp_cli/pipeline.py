@@ -32,15 +32,15 @@ from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.people.tracker import TrackingResult, follow_people
-from ropetp_cli.physics import PhysicsResult, simulate
+from ropetp_cli.physics import simulate
 from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
 from ropetp_cli.runs import fingerprint, ingredients, is_finished, last_report, run_key
 from ropetp_cli.stages import StageCache, Steps
-from ropetp_cli.trajectory.denoiser import load_denoiser
-from ropetp_cli.trajectory.sampling import TrajectoryResult, regenerate_path
+from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
+from ropetp_cli.trajectory.sampling import regenerate_path
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.weights import find_weights
 
@@ -58,9 +58,7 @@ BEGINS = {
     "files": ("formats", "previews", "up", "batch_size"),
 }
 #: What their results are made of.
-KEPT = (
-    TrackingResult, Track, VideoInfo, CropPoses, BackgroundMotion, TrajectoryResult, PhysicsResult,
-)  # fmt: skip
+KEPT = (TrackingResult, Track, VideoInfo, CropPoses, BackgroundMotion, Scene)
 
 
 @dataclass
@@ -168,13 +166,8 @@ def capture(
         at_constant_rate(track, pose, people, camera, body, options.fps or people.fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
-    paths = stage("path", regenerate_paths, scenes, models, options, clock)
-    scenes = [
-        replace(scene, path=new.path, contacts=new.contacts)
-        for scene, new in zip(scenes, paths, strict=True)
-    ]
-    imitations = stage("physics", imitate, scenes, body, people.info.size, options, clock)
-    scenes, physics = take_over(imitations, scenes, people.info.size)
+    scenes = stage("path", regenerate_paths, scenes, models.denoiser, options, models.device, clock)
+    scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
     motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
     files = write_motions(motions, out, options, clock)
@@ -349,21 +342,28 @@ def at_constant_rate(
 
 
 def regenerate_paths(
-    scenes: list[Scene], models: Models, options: CaptureOptions, clock: "Clock"
-) -> list[TrajectoryResult]:
+    scenes: list[Scene],
+    denoiser: TrajDenoiser,
+    options: CaptureOptions,
+    device: str,
+    clock: "Clock",
+) -> list[Scene]:
     """TrajDenoiser gives every root a new path (section 3.3); all share one world."""
     new = []
     with clock("path", sum(map(len, scenes))) as advance:
         for scene in scenes:
             new.append(
                 regenerate_path(
-                    models.denoiser, scene.joints(), scene.timeline.fps,
-                    steps=options.steps, seed=options.seed, device=models.device,
+                    denoiser, scene.joints(), scene.timeline.fps,
+                    steps=options.steps, seed=options.seed, device=device,
                 )
             )  # fmt: skip
             advance(len(scene))
     placed = place_in_one_world([n.path for n in new], [scene.path for scene in scenes])
-    return [replace(n, path=path) for n, path in zip(new, placed, strict=True)]
+    return [
+        replace(scene, path=path, contacts=n.contacts)
+        for scene, path, n in zip(scenes, placed, new, strict=True)
+    ]
 
 
 def imitate(
@@ -372,40 +372,26 @@ def imitate(
     size: tuple[int, int],
     options: CaptureOptions,
     clock: "Clock",
-) -> list[PhysicsResult]:
-    """The physics stage on every person while in view; nothing with ``--no-physics``."""
+) -> tuple[list[Scene], list[dict[str, Any]]]:
+    """The physics stage on every person while in view, and what it says of each."""
     if not options.physics:
-        return []
-    results = []
+        return scenes, [{"applied": False, "message": "physics switched off"} for _ in scenes]
+    imitated, notes = [], []
     with clock("physics", sum(map(len, scenes))) as advance:
         for scene in scenes:
             span = span_in_view(scene, size)
-            results.append(
-                simulate(
-                    scene.rotations[span], scene.path[span], scene.rest, scene.contacts[span],
-                    scene.timeline.fps, body, scene.poses.betas[0], progress=advance,
-                )
+            result = simulate(
+                scene.rotations[span], scene.path[span], scene.rest, scene.contacts[span],
+                scene.timeline.fps, body, scene.poses.betas[0], progress=advance,
             )  # fmt: skip
-    return results
-
-
-def take_over(
-    imitations: list[PhysicsResult], scenes: list[Scene], size: tuple[int, int]
-) -> tuple[list[Scene], list[dict[str, Any]]]:
-    """What physics made of everybody, where it is better, and what it says of each."""
-    if not imitations:
-        return scenes, [{"applied": False, "message": "physics switched off"} for _ in scenes]
-    imitated, notes = [], []
-    for scene, result in zip(scenes, imitations, strict=True):
-        span = span_in_view(scene, size)
-        if result.applied:
-            scene = splice(scene, span, result.rotations, result.path, result.contacts)
-        imitated.append(scene)
-        note = {"applied": result.applied, "message": result.message}
-        note["frames"] = [span.start, span.stop]
-        for when, figures in (("before", result.before), ("after", result.after)):
-            note[when] = {name: round(float(value), 4) for name, value in figures.items()}
-        notes.append(note)
+            if result.applied:
+                scene = splice(scene, span, result.rotations, result.path, result.contacts)
+            imitated.append(scene)
+            note = {"applied": result.applied, "message": result.message}
+            note["frames"] = [span.start, span.stop]
+            for when, figures in (("before", result.before), ("after", result.after)):
+                note[when] = {name: round(float(value), 4) for name, value in figures.items()}
+            notes.append(note)
     start = imitated[0].path[0] * np.array([1.0, 0.0, 1.0])  # stays over the origin
     return [replace(scene, path=scene.path - start) for scene in imitated], notes
 

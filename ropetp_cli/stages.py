@@ -3,14 +3,15 @@
 A stage's key is a digest of every ingredient of the run but those that only matter from a later
 stage on, so an ingredient nobody assigned to a stage counts for all of them. Values are
 dataclasses, arrays and plain values, stored as npz with a JSON table beside the arrays: nothing
-in a cache file is ever executed, and one that does not fit is computed anew.
+in a cache file is ever executed, and one that does not fit is computed anew. What a stage hands
+on as it was given is not stored again but pointed to.
 """
 
 import dataclasses
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,13 +57,13 @@ class StageCache:
         path, key = self.directory / f"{stage}.npz", self.key(stage)
         if not self.force:
             try:
-                value = load(path, key, self.classes)
+                value = load(path, key, self.classes, args)
                 self.reused.append(stage)
                 return value
             except NotStored:
                 pass
         value = work(*args)
-        save(path, key, value)
+        save(path, key, value, self.classes, args)
         for part in self._parts(stage):
             part.unlink(missing_ok=True)
         return value
@@ -108,7 +109,7 @@ class Steps:
         value = work(*args)
         self._fresh.append(value)
         if time.monotonic() - self._stored_at >= STORE_SECONDS:
-            save(self._path(), self._key, self._fresh)
+            save(self._path(), self._key, self._fresh, self._classes)
             self._part, self._fresh, self._stored_at = self._part + 1, [], time.monotonic()
         return value
 
@@ -127,62 +128,94 @@ class NotStored(Exception):
     """There is no such value, or none that can be read."""
 
 
-def save(path: Path, key: str, value: Any) -> None:
-    """Store ``value`` under ``key``, in one step."""
-    arrays: dict[str, np.ndarray] = {}
-    table = json.dumps({"key": key, "value": _pack(value, arrays)})
+def save(
+    path: Path, key: str, value: Any, classes: Mapping[str, type], given: tuple[Any, ...] = ()
+) -> None:
+    """Store ``value`` under ``key``, in one step; parts that are in ``given`` by their place."""
+    packer = _Packer(classes, given)
+    table = json.dumps({"key": key, "value": packer.pack(value)})
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, table=np.array(table), **arrays)
+        np.savez_compressed(temporary, table=np.array(table), **packer.arrays)
 
 
-def load(path: Path, key: str, classes: Mapping[str, type]) -> Any:
+def load(
+    path: Path, key: str, classes: Mapping[str, type], given: tuple[Any, ...] = ()
+) -> Any:  # fmt: skip
     """The value stored under ``key``. NotStored when there is another, a damaged one or none."""
     try:
         with np.load(path, allow_pickle=False) as file:
             table = json.loads(str(file["table"]))
             if table["key"] != key:
                 raise NotStored("made of something else")
-            return _unpack(table["value"], file, classes)
+            return _unpack(table["value"], file, classes, list(_things(given)))
     except NotStored:
         raise
     except Exception as error:  # whatever is wrong with it, the stage can be run again
         raise NotStored(str(error)) from error
 
 
-def _pack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """``value`` as JSON; arrays go to ``arrays`` and leave their name."""
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        arrays[name := f"array{len(arrays)}"] = value
-        return {"array": name}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return {type(value).__name__: [_pack(item, arrays) for item in value]}
-    if isinstance(value, dict):
-        return {"dict": [[name, _pack(item, arrays)] for name, item in value.items()]}
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: _pack(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
-        return {type(value).__name__: fields}
-    raise TypeError(f"a stage's result holds a {type(value).__name__}, which cannot be stored")
+def _things(value: Any) -> Iterator[Any]:
+    """The arrays and dataclasses in ``value``, outer before inner, in a fixed order."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _things(item)
+    elif dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from _things(getattr(value, field.name))
 
 
-def _unpack(table: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type]) -> Any:
+class _Packer:
+    """Turns values into JSON; ``arrays`` collects the arrays by the name they leave."""
+
+    def __init__(self, classes: Mapping[str, type], given: tuple[Any, ...]):
+        self.arrays: dict[str, np.ndarray] = {}
+        self._classes = classes
+        self._places = {id(thing): place for place, thing in enumerate(_things(given))}
+
+    def pack(self, value: Any) -> Any:
+        if (place := self._places.get(id(value))) is not None:
+            return {"given": place}
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            self.arrays[name := f"array{len(self.arrays)}"] = value
+            return {"array": name}
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [self.pack(item) for item in value]}
+        if isinstance(value, dict):
+            return {"dict": [[name, self.pack(item)] for name, item in value.items()]}
+        name = type(value).__name__
+        if self._classes.get(name) is not type(value):
+            raise TypeError(f"a stage's result holds a {name}, which the cache does not know")
+        fields = dataclasses.fields(value)
+        return {name: {field.name: self.pack(getattr(value, field.name)) for field in fields}}
+
+
+def _unpack(
+    table: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type], given: list[Any]
+) -> Any:
     if not isinstance(table, dict):
         return table
     ((kind, content),) = table.items()
+    if kind == "given":
+        return given[content]
     if kind == "array":
         return arrays[content]
     if kind in ("list", "tuple"):
-        items = [_unpack(item, arrays, classes) for item in content]
+        items = [_unpack(item, arrays, classes, given) for item in content]
         return items if kind == "list" else tuple(items)
     if kind == "dict":
-        return {name: _unpack(item, arrays, classes) for name, item in content}
+        return {name: _unpack(item, arrays, classes, given) for name, item in content}
     made = classes[kind]
     if {field.name for field in dataclasses.fields(made)} != set(content):
         raise NotStored(f"{kind} has other fields now")
-    return made(**{name: _unpack(item, arrays, classes) for name, item in content.items()})
+    values = {name: _unpack(item, arrays, classes, given) for name, item in content.items()}
+    return made(**values)
 
 
 def remove_cache(directory: Path) -> int | None:

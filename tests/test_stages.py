@@ -38,6 +38,11 @@ class Outer:
     nothing: None = None
 
 
+@dataclass
+class Stranger:
+    size: int = 1
+
+
 CLASSES = {"Inner": Inner, "Outer": Outer}
 NUMBERS = arrays(
     st.sampled_from([np.float64, np.float32, np.int64, np.bool_, np.uint8]),
@@ -71,7 +76,7 @@ def same(one, other) -> bool:
 @given(value=VALUES)
 def test_what_is_stored_comes_back(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("store") / "value.npz"
-    save(path, "key", value)
+    save(path, "key", value, CLASSES)
     assert same(value, load(path, "key", CLASSES))
 
 
@@ -150,7 +155,7 @@ def test_a_damaged_cache_is_computed_anew(tmp_path, damage):
 
 
 def test_a_class_with_other_fields_is_not_filled_from_an_old_file(tmp_path):
-    save(tmp_path / "a.npz", "key", Inner(np.zeros(2)))
+    save(tmp_path / "a.npz", "key", Inner(np.zeros(2)), CLASSES)
     newer = dataclasses.make_dataclass("Inner", ["values", "name", ("more", int, 0)])
     with pytest.raises(NotStored):
         load(tmp_path / "a.npz", "key", {"Inner": newer})
@@ -160,10 +165,26 @@ def test_a_class_with_other_fields_is_not_filled_from_an_old_file(tmp_path):
         load(tmp_path / "a.npz", "another key", CLASSES)
 
 
+def test_what_a_stage_was_given_is_pointed_to(tmp_path):
+    def given() -> list[Inner]:
+        return [Inner(np.random.default_rng(k).random(50_000), str(k)) for k in range(3)]
+
+    def turn(inner: list[Inner], _: object) -> tuple[list[Inner], dict]:
+        first = dataclasses.replace(inner[0], name="new")
+        return [first, inner[2], Inner(np.zeros(3))], {"note": 0.5}
+
+    one, other = (cache(tmp_path)("second", turn, given(), object()) for _ in range(2))
+    assert same(one, other)
+    assert (tmp_path / "cache" / "second.npz").stat().st_size < 5000
+    inner = given()
+    again = cache(tmp_path)("second", turn, inner, object())
+    assert again[0][1] is inner[2] and again[0][0].values is inner[0].values
+
+
 def test_objects_are_never_stored(tmp_path):
-    for value in (object(), np.array([object()]), {1, 2}):
-        with pytest.raises(TypeError):
-            save(tmp_path / "a.npz", "key", value)
+    for value in (object(), np.array([object()]), {1, 2}, Stranger()):
+        with pytest.raises(TypeError, match="does not know"):
+            save(tmp_path / "a.npz", "key", value, CLASSES)
     assert list(tmp_path.iterdir()) == []
 
 

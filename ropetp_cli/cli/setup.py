@@ -1,6 +1,5 @@
 """``ropetp setup``: what cannot be shipped, and whether what is shipped is whole."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ def body(file: Path) -> None:
     body stays the default: ask for the installed one with --body smpl.
     """
     from ropetp_cli.body.model import INSTALLED, data_directory, load_body
+    from ropetp_cli.files import atomic_path
 
     loaded = load_body(file)
     with open(file, "rb") as opened:
@@ -32,9 +32,8 @@ def body(file: Path) -> None:
     target = directory / f"{INSTALLED}{suffix}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draft = directory / f".{INSTALLED}.{os.getpid()}"
-        shutil.copyfile(file, draft)
-        os.replace(draft, target)
+        with atomic_path(target) as draft:
+            shutil.copyfile(file, draft)
         for other in directory.glob(f"{INSTALLED}.*"):
             if other != target:
                 other.unlink()
@@ -54,12 +53,20 @@ def body(file: Path) -> None:
 
 
 @command.command()
-def weights() -> None:
-    """Check every weight file by its sha256. Exits 1 if one is missing or changed."""
-    from ropetp_cli.people.detector import default_weights
-    from ropetp_cli.weights import verify
+@click.option("--weights", "directory", type=click.Path(path_type=Path), metavar="DIR",
+              help="Weights other than those that ship.")  # fmt: skip
+def weights(directory: Path | None) -> None:
+    """Check every weight file by its sha256, after fetching what is missing.
 
-    rows = verify()
+    Only files whose entry in manifest.toml has an https address are fetched; no other command
+    uses the network. Exits 1 if a file is missing or changed.
+    """
+    from ropetp_cli.people.detector import default_weights
+    from ropetp_cli.weights import fetch_missing, verify
+
+    for path in fetch_missing(directory):
+        click.echo(f"fetched {path}", err=True)
+    rows = verify(directory)
     try:
         rows.append(("detector", True, str(default_weights())))
     except RopeTPError as error:
