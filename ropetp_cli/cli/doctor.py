@@ -1,39 +1,72 @@
 """``ropetp doctor``: what is installed, what is missing, one fix a line."""
 
 import importlib
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
 
 import click
 
 Row = tuple[str, bool, str]
 
+#: Module -> what pip calls it. Each is imported, because a broken binary shows only then.
 REQUIRED = {
     "numpy": "numpy", "scipy": "scipy", "torch": "torch", "torchvision": "torchvision",
     "timm": "timm", "smplx": "smplx", "safetensors": "safetensors", "cv2": "opencv-python>=5.0",
     "ultralytics": "ultralytics", "lap": "lap", "mujoco": "mujoco", "pygltflib": "pygltflib",
 }  # fmt: skip
+#: Modules that cannot be imported where another one is broken: that one is to be mended.
+LEANS_ON = {
+    "torchvision": ("torch",), "timm": ("torch", "torchvision"), "smplx": ("torch",),
+    "ultralytics": ("torch", "torchvision", "cv2"),
+}  # fmt: skip
+REINSTALL_TORCH = "pip install --force-reinstall torch torchvision"
+#: What an import's error says -> the fix that helps where installing it again does not.
+CAUSES = {
+    "torchvision::nms": f"torch and torchvision are builds that do not match; {REINSTALL_TORCH}",
+    "libGL": "apt-get install libgl1 libglib2.0-0, or put opencv-python-headless in its place",
+    "libgthread": "apt-get install libglib2.0-0, or put opencv-python-headless in its place",
+    "NumPy 1.x": "it was built for another NumPy; pip install --force-reinstall {requirement}",
+    "multiarray": "it was built for another NumPy; pip install --force-reinstall {requirement}",
+}
 
 
 @click.command()
-def command() -> None:
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR",
+              help="Weights other than those that ship.")  # fmt: skip
+def command(weights: Path | None) -> None:
     """What is installed, what is missing, and the fix, one line each. Exits 1 on a problem."""
+    checks = {
+        "python": _python, "packages": _packages, "torch": _torch, "opencv": _opencv,
+        "video": _video, "weights": lambda: _weights(weights), "detector": _detector,
+        "body": _bodies, "settings": _settings, "disk": _disk,
+    }  # fmt: skip
     broken = False
-    for check in (_python, _packages, _torch, _opencv, _weights, _detector, _body, _disk):
-        for name, good, message in _guarded(check):
+    for name, check in checks.items():
+        for row, good, message in _guarded(name, check):
             broken |= not good
             mark = click.style("ok " if good else "FIX", fg="green" if good else "red", bold=True)
-            click.echo(f"{mark} {name:<14} {message}")
+            click.echo(f"{mark} {row:<22} {message}")
     sys.exit(1 if broken else 0)
 
 
-def _guarded(check: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def _guarded(name: str, check: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """The rows of a check; one that cannot be made because a package is broken says nothing,
+    for the package's own row has said it."""
     try:
         yield from check()
+    except ImportError:
+        return
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        yield check.__name__.lstrip("_"), False, first
+        yield name, False, _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _python() -> Iterator[Row]:
@@ -43,12 +76,20 @@ def _python() -> Iterator[Row]:
 
 
 def _packages() -> Iterator[Row]:
+    broken: set[str] = set()
     for module, requirement in REQUIRED.items():
         try:
             found = importlib.import_module(module)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            yield module, False, f"{reason}; pip install '{requirement}'"
+            causes = [fix for sign, fix in CAUSES.items() if sign in str(error)]
+            culprits = [name for name in LEANS_ON.get(module, ()) if name in broken]
+            fix = f"pip install '{requirement}'"
+            if causes:
+                fix = causes[0].format(requirement=f"'{requirement}'")
+            elif culprits:
+                fix = f"mend {culprits[0]} first"
+            broken.add(module)
+            yield module, False, f"{_first_line(error)}; {fix}"
         else:
             yield module, True, str(getattr(found, "__version__", "installed"))
 
@@ -57,44 +98,80 @@ def _torch() -> Iterator[Row]:
     import torch
     import torchvision
 
-    cuda_torch, cuda_vision = torch.version.cuda, torchvision.version.cuda
-    if bool(cuda_torch) != bool(cuda_vision):
+    if bool(torch.version.cuda) != bool(torchvision.version.cuda):
+        kinds = [f"for CUDA {v}" if v else "for the CPU alone"
+                 for v in (torch.version.cuda, torchvision.version.cuda)]  # fmt: skip
         yield (
-            "torch pair",
+            "torch and torchvision",
             False,
-            (
-                "torch and torchvision are builds of different kinds; "
-                "pip install --force-reinstall torch torchvision"
-            ),
+            f"one is built {kinds[0]}, the other {kinds[1]}; {REINSTALL_TORCH}",
         )
         return
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    gpu = torch.cuda.is_available()
-    where = torch.cuda.get_device_name(0) if gpu else "no GPU, runs on the CPU"
-    yield "device", True, where
+    if torch.cuda.is_available():
+        yield "device", True, torch.cuda.get_device_name(0)
+    elif shutil.which("nvidia-smi"):
+        hint = "its driver is older than this PyTorch; see pytorch.org for a build that fits"
+        if not torch.version.cuda:
+            hint = f"this PyTorch is built for the CPU alone; {REINSTALL_TORCH}"
+        yield "device", True, f"runs on the CPU; for the GPU that is here: {hint}"
+    else:
+        yield "device", True, "no GPU, runs on the CPU"
 
 
 def _opencv() -> Iterator[Row]:
     import cv2
 
-    if not hasattr(cv2, "triangleRasterize"):
+    builds = sorted(
+        {
+            name
+            for found in metadata.distributions()
+            if (name := found.metadata["Name"] or "").startswith("opencv-")
+        }
+    )
+    if len(builds) > 1:
         yield (
-            "rasterizer",
+            "opencv",
             False,
-            (f"OpenCV {cv2.__version__} draws no meshes; pip install 'opencv-python>=5.0'"),
+            f"{' and '.join(builds)} overwrite each other; pip uninstall -y {' '.join(builds)}, "
+            "then pip install 'opencv-python>=5.0'",
         )
-    else:
+    if hasattr(cv2, "triangleRasterize"):
         yield "rasterizer", True, "OpenCV draws the previews"
-    if "FFMPEG" not in cv2.getBuildInformation():
-        yield "video", False, "this OpenCV reads no video; pip install opencv-python"
     else:
-        yield "video", True, "FFmpeg inside OpenCV"
+        fix = f"OpenCV {cv2.__version__} draws no meshes; pip install 'opencv-python>=5.0'"
+        yield "rasterizer", False, fix
 
 
-def _weights() -> Iterator[Row]:
+def _video() -> Iterator[Row]:
+    import numpy as np
+
+    from ropetp_cli.errors import RopeTPError
+    from ropetp_cli.video.reader import VideoReader
+    from ropetp_cli.video.writer import VideoWriter
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "two_frames.mp4"
+            with VideoWriter(path, (64, 48), 25) as video:
+                for _ in range(2):
+                    video.write(np.zeros((48, 64, 3), np.uint8))
+            with VideoReader(path) as reader:
+                count = sum(1 for _ in reader)
+        good = count == 2
+    except RopeTPError:
+        good = False
+    fix = (
+        "this OpenCV writes or reads no video (no FFmpeg inside, or kept out by an OPENCV_* "
+        "variable); unset those, pip install --force-reinstall 'opencv-python>=5.0'"
+    )
+    yield "video", good, "written and read" if good else fix
+
+
+def _weights(directory: Path | None) -> Iterator[Row]:
     from ropetp_cli.weights import verify
 
-    yield from verify()
+    yield from verify(directory)
 
 
 def _detector() -> Iterator[Row]:
@@ -103,12 +180,50 @@ def _detector() -> Iterator[Row]:
     yield "detector", True, str(default_weights())
 
 
-def _body() -> Iterator[Row]:
-    from ropetp_cli.body.model import load_body
+def _bodies() -> Iterator[Row]:
+    from ropetp_cli.body.model import INSTALLED, installed_file, load_body
 
     yield "body", True, load_body().label
+    if installed_file() is not None:
+        yield "body smpl", True, load_body(INSTALLED).label
+
+
+def _settings() -> Iterator[Row]:
+    """ROPETP_* variables: each must be an option's, with a value it takes."""
+    from ropetp_cli.cli import COMMANDS, group
+
+    known: dict[str, click.Parameter] = {}
+
+    def collect(command: click.Command) -> None:
+        for child in getattr(command, "commands", {}).values():
+            collect(child)
+        for param in command.params:
+            for name in param.envvar or ():
+                known.setdefault(name, param)
+
+    context = click.Context(group)
+    for name in COMMANDS:
+        collect(group.get_command(context, name))
+    for name in sorted(name for name in os.environ if name.startswith("ROPETP_")):
+        value = os.environ[name]
+        if name not in known:
+            yield name, False, f"no option is called so; unset {name}"
+            continue
+        try:
+            known[name].type_cast_value(context, value)
+        except click.BadParameter as error:
+            yield name, False, f"{value!r}: {error.message} unset or change {name}"
+        else:
+            yield name, True, value
 
 
 def _disk() -> Iterator[Row]:
+    from ropetp_cli.errors import RopeTPError
+    from ropetp_cli.files import writable_directory
+
     free = shutil.disk_usage(".").free / 1e9
     yield "disk", free > 1, f"{free:.0f} GB free here" + ("" if free > 1 else "; make room")
+    try:
+        writable_directory(Path.cwd())
+    except RopeTPError as error:
+        yield "folder", False, str(error)
