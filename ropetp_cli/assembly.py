@@ -57,8 +57,8 @@ class Scene:
 
     ``poses`` at the frames of ``timeline``, camera axes; ``turn`` [M, 3, 3] world-from-camera;
     ``rest`` [24, 3] m the rest joints of the person's shape. rotations [M, 24, 3, 3] have joint 0
-    in the world. The path stage sets path [M, 3] m (the pelvis) and contacts [M, 2]; physics may
-    change all three.
+    in the world. The path stage sets path [M, 3] m (the pelvis), contacts [M, 2] and level [M] m
+    (of what the person stands on, above the floor); physics may change the first three.
     """
 
     track: Track
@@ -69,6 +69,7 @@ class Scene:
     rotations: np.ndarray
     path: np.ndarray
     contacts: np.ndarray
+    level: np.ndarray
 
     @classmethod
     def from_camera(
@@ -83,7 +84,9 @@ class Scene:
         rotations = poses.rotations.copy()
         rotations[:, 0] = turn @ rotations[:, 0]
         path = np.einsum("nij,nj->ni", turn, poses.pelvis)
-        return cls(track, poses, timeline, turn, rest, rotations, path, np.zeros((len(poses), 2)))
+        count = len(poses)
+        contacts, level = np.zeros((count, 2)), np.zeros(count)
+        return cls(track, poses, timeline, turn, rest, rotations, path, contacts, level)
 
     def __len__(self) -> int:
         return len(self.poses)
@@ -92,6 +95,13 @@ class Scene:
         """Joints about the pelvis in world orientation, [M, 24, 3] m."""
         joints = forward_kinematics(self.rotations, self.rest)
         return joints - joints[:, :1]
+
+
+def trust(poses: PoseSequence, size: tuple[int, int]) -> np.ndarray:
+    """How far each frame's place can be trusted, [N] 0..1: poses of people who are cut by the edge
+    of the image ``size`` (width, height) px, or that Rope doubts, are guesses."""
+    inside = ((poses.joints2d >= 0) & (poses.joints2d < np.array(size))).all(axis=-1).mean(axis=1)
+    return (inside * poses.confidence.mean(axis=1)) ** 2
 
 
 def place_in_one_world(paths: list[np.ndarray], camera_paths: list[np.ndarray]) -> list[np.ndarray]:

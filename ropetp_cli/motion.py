@@ -81,7 +81,8 @@ class Camera:
     """A pinhole camera, one rotation per frame.
 
     focal px; center [2] px; rotation [N, 3, 3] world-from-camera.
-    ``focal_source`` and ``source`` say where the figures come from.
+    ``focal_source`` and ``source`` say where the figures come from. A camera that ``travels`` is
+    not all the time in one place.
     """
 
     focal: float
@@ -89,6 +90,7 @@ class Camera:
     rotation: np.ndarray
     focal_source: str = "assumed"
     source: str = "static"
+    travels: bool = False
 
     def __post_init__(self) -> None:
         self.center = np.asarray(self.center, dtype=np.float64)

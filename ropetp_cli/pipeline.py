@@ -19,12 +19,19 @@ from ropetp_cli.assembly import (
     resample_poses,
     span_in_view,
     splice,
+    trust,
 )
 from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rotations import slerp
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
 from ropetp_cli.camera.focal import choose_focal
-from ropetp_cli.camera.gravity import LEVEL, fuse_with_gravity, standing_votes
+from ropetp_cli.camera.gravity import (
+    LEVEL,
+    fuse_with_gravity,
+    level_by_floor,
+    lowest_foot,
+    standing_votes,
+)
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.files import writable_directory, write_json
@@ -40,7 +47,8 @@ from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_be
 from ropetp_cli.runs import fingerprint, ingredients, is_finished, last_report, run_key
 from ropetp_cli.stages import StageCache, Steps
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
-from ropetp_cli.trajectory.sampling import regenerate_path
+from ropetp_cli.trajectory.fusion import Sight, fuse_people
+from ropetp_cli.trajectory.sampling import foot_contacts, regenerate_path
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.weights import find_weights
 
@@ -53,7 +61,7 @@ Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 BEGINS = {
     "people": (),
     "pose": ("person", "camera", "focal_px", "focal_mm", "body", "rope weights"),
-    "path": ("fps", "steps", "seed", "trajectory weights"),
+    "path": ("fps", "steps", "seed", "path", "trajectory weights"),
     "physics": ("physics",),
     "files": ("formats", "previews", "up", "batch_size"),
 }
@@ -75,6 +83,7 @@ class CaptureOptions:
     fps: float | None = None
     steps: int = 100
     seed: int = 0
+    path: str = "auto"
     up: str = "z"
     physics: bool = True
     previews: tuple[str, ...] = ("overlay",)
@@ -160,13 +169,16 @@ def capture(
         to_camera(answer, track, body, camera, people.fps)
         for answer, track in zip(answers, tracks, strict=True)
     ]
-    camera = find_gravity(camera, background, poses, tracks, people)
+    camera = find_gravity(camera, background, poses, tracks, people, options)
 
     scenes = [
         at_constant_rate(track, pose, people, camera, body, options.fps or people.fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
-    scenes = stage("path", regenerate_paths, scenes, models.denoiser, options, models.device, clock)
+    scenes = stage(
+        "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
+        models.device, clock,
+    )  # fmt: skip
     scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
     motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
@@ -308,9 +320,10 @@ def find_gravity(
     poses: list[PoseSequence],
     tracks: list[Track],
     people: TrackingResult,
+    options: CaptureOptions,
 ) -> Camera:
-    """The same camera turned in the world: its tilt from upright people, its turn over time, if
-    it moves, from the background."""
+    """The same camera turned in the world: its tilt from upright people and, if it stays in its
+    place, the floor they walk on; its turn over time, if it moves, from the background."""
     moving = background is not None and background.moving
     rotation = background.rotation if moving else np.eye(3)[None]
     votes = [standing_votes(pose.joints, pose.confidence.mean(axis=1)) for pose in poses]
@@ -319,8 +332,18 @@ def find_gravity(
         [np.searchsorted(people.frame_indices, track.frames) for track in tracks]
     )
     world = fuse_with_gravity(rotation, frames if moving else np.zeros_like(frames), up, weight)
+    travels = options.camera == "moving" or (moving and background.travels)
+    if not travels:
+        turns = world[frames] if moving else np.repeat(world, len(frames), axis=0)
+        parts = np.split(turns, np.cumsum([len(pose) for pose in poses])[:-1])
+        places = [
+            np.einsum("nij,nj->ni", turn, pose.pelvis + lowest_foot(pose.joints, turn))
+            for turn, pose in zip(parts, poses, strict=True)
+        ]
+        sure = [trust(pose, people.info.size) for pose in poses]
+        world = level_by_floor(world[0], places, sure, people.fps) @ world[0].T @ world
     source = background.evidence if background is not None else camera.source
-    return replace(camera, rotation=world, source=source)
+    return replace(camera, rotation=world, source=source, travels=travels)
 
 
 def at_constant_rate(
@@ -344,11 +367,14 @@ def at_constant_rate(
 def regenerate_paths(
     scenes: list[Scene],
     denoiser: TrajDenoiser,
+    camera: Camera,
+    size: tuple[int, int],
     options: CaptureOptions,
     device: str,
     clock: "Clock",
 ) -> list[Scene]:
-    """TrajDenoiser gives every root a new path (section 3.3); all share one world."""
+    """TrajDenoiser gives every root a new path (section 3.3), which a camera that stays in its
+    place leads to where it saw the person; all share one world."""
     new = []
     with clock("path", sum(map(len, scenes))) as advance:
         for scene in scenes:
@@ -359,6 +385,26 @@ def regenerate_paths(
                 )
             )  # fmt: skip
             advance(len(scene))
+    if options.path == "auto" and not camera.travels:
+        sights = [
+            Sight(scene.path, scene.turn[:, :, 2], trust(scene.poses, size)) for scene in scenes
+        ]
+        fused = fuse_people(
+            [n.path for n in new], sights, scenes[0].timeline.fps,
+            focal_given=camera.focal_source.startswith("given"), turning=len(camera.rotation) > 1,
+        )  # fmt: skip
+        if fused is not None:
+            origin = fused[0].path[0] * np.array([1.0, 0.0, 1.0])
+            return [
+                replace(
+                    scene, path=f.path - origin, level=f.level,
+                    contacts=foot_contacts(
+                        f.path - f.level[:, None] * [0.0, 1.0, 0.0], scene.joints(),
+                        scene.timeline.fps,
+                    ),
+                )
+                for scene, f in zip(scenes, fused, strict=True)
+            ]  # fmt: skip
     placed = place_in_one_world([n.path for n in new], [scene.path for scene in scenes])
     return [
         replace(scene, path=path, contacts=n.contacts)

@@ -24,6 +24,7 @@ STILL = 1.5  # px of background motion, in all, that still counts as none
 KEYFRAME_SHIFT = 0.12  # of LONGEST_SIDE; further off, a wrong focal length bends the picture
 PATIENCE = 15  # frames without an answer before the keyframe is given up
 HYPOTHESES = 64
+PLACE_HELD = 0.8  # of the features agree with a pure rotation: the camera did not travel
 
 _FLOW = {
     "winSize": (15, 15),
@@ -53,6 +54,12 @@ class BackgroundMotion:
             raise ValueError(
                 f"rotation {self.rotation.shape} and inliers {self.inliers.shape} do not match"
             )
+
+
+    @property
+    def travels(self) -> bool:
+        """Whether the camera's place changes: near and far things move apart."""
+        return self.moving and float(np.median(self.inliers)) < PLACE_HELD
 
 
 @dataclass

@@ -39,8 +39,8 @@ _OPTIONS = [
     click.option("--format", "formats", type=Words(FORMATS), default="npz,bvh",
                  show_default=True, help="Files to write for each person."),
     click.option("--camera", type=click.Choice(["auto", "static", "moving"]), default="auto",
-                 show_default=True, help="auto tilts a static camera so that people stand "
-                 "upright; static takes it as level."),
+                 show_default=True, help="auto tells from the background whether it turns or "
+                 "travels; static: it stands still; moving: it may travel."),
     click.option("--focal-px", type=POSITIVE, help="Focal length, px."),
     click.option("--focal-mm", type=POSITIVE, help="Focal length, mm, 35 mm equivalent."),
     click.option("--start", type=click.FloatRange(min=0), help="Begin here, s."),
@@ -51,6 +51,9 @@ _OPTIONS = [
                  help="DDIM steps of the path."),
     click.option("--seed", type=int, default=0, show_default=True,
                  help="The same seed gives the same file."),
+    click.option("--path", type=click.Choice(["auto", "diffusion"]), default="auto",
+                 show_default=True, help="auto keeps the path to where a camera that stays in "
+                 "its place saw the person; diffusion, as in the paper, uses the poses alone."),
     click.option("--up", type=click.Choice(["y", "z"]), default="z", show_default=True,
                  help="Up axis of the npz (BVH and GLB are y-up)."),
     click.option("--physics/--no-physics", default=True, show_default=True,
