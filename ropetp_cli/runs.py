@@ -75,7 +75,7 @@ def last_report(out: Path) -> dict[str, Any]:
     try:
         report = json.loads((out / "report.json").read_text())
         return report if isinstance(report, dict) else {}
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # none, or none of ours
         return {}
 
 
@@ -85,5 +85,8 @@ def is_finished(out: Path, report: Mapping[str, Any], key: str) -> bool:
     return (
         report.get("key") == key
         and isinstance(files, list)
-        and all(isinstance(name, str) and (out / name).is_file() for name in files)
+        and all(
+            isinstance(name, str) and Path(name).name == name and (out / name).is_file()
+            for name in files
+        )
     )

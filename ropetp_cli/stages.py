@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ropetp_cli.arrays import open_npz
 from ropetp_cli.files import atomic_path, discard_drafts, writable_directory
 from ropetp_cli.runs import digest
 
@@ -143,7 +144,7 @@ def load(
 ) -> Any:  # fmt: skip
     """The value stored under ``key``. NotStored when there is another, a damaged one or none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             table = json.loads(str(file["table"]))
             if table["key"] != key:
                 raise NotStored("made of something else")

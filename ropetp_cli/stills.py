@@ -42,7 +42,8 @@ def read_boxes(path: Path) -> Boxes:
             name: np.asarray(rows, dtype=np.float64).reshape(-1, 4)
             for name, rows in content.items()
         }
-    except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
         raise RopeTPError(
             f'{path}: not a boxes file; expected {{"image name": [[x0, y0, x1, y1], ...]}} in px'
         ) from error

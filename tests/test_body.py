@@ -416,8 +416,12 @@ def test_setup_weights_fails_when_a_file_is_not_whole(monkeypatch):
     from ropetp_cli.people import detector
 
     monkeypatch.setattr(detector, "default_weights", lambda: "yolo11n-pose.pt")
-    monkeypatch.setattr(weights, "verify", lambda: [("rope.safetensors", True, "rope, 9 MB")])
+    monkeypatch.setattr(
+        weights, "verify", lambda directory: [("rope.safetensors", True, "rope, 9 MB")]
+    )
     result = CliRunner().invoke(command, ["weights"])
     assert result.exit_code == 0 and "rope.safetensors" in result.output
-    monkeypatch.setattr(weights, "verify", lambda: [("rope.safetensors", False, "missing")])
+    monkeypatch.setattr(
+        weights, "verify", lambda directory: [("rope.safetensors", False, "missing")]
+    )
     assert CliRunner().invoke(command, ["weights"]).exit_code == 1

@@ -15,7 +15,7 @@ from ropetp_cli.errors import RopeTPError
 from ropetp_cli.pipeline import CaptureOptions
 from ropetp_cli.video.writer import VideoWriter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ray = pytest.importorskip("ray")
 TOLD = vars(CaptureOptions(steps=5, formats=("npz",), previews=(), device="cpu"))
 

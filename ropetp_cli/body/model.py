@@ -8,6 +8,9 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
+import re
+import stat
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.rotations import local_to_global
 from ropetp_cli.body.skeleton import NUM_BETAS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
@@ -26,6 +30,8 @@ INSTALLED = "smpl"
 #: What is read of a file, in SMPL's own names.
 KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "f", "kintree_table")
 NUM_POSE_FEATURES = 9 * (NUM_JOINTS - 1)
+#: Beyond what any body has: rows and columns of a sparse matrix, operations of a pickle, bytes.
+LARGEST_SIDE, MOST_OPERATIONS, LARGEST_FILE = 100_000, 20_000, 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +173,15 @@ def _embedded() -> BodyData:
 
 def _read(file: Path, name: str) -> BodyData:
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode) or file.stat().st_size > LARGEST_FILE:
+            raise RopeTPError(f"{file}: not a body file; give an SMPL file")
         content = file.read_bytes()
     except OSError as error:
         raise RopeTPError(f"{file}: cannot be read ({error.strerror}); give an SMPL file") from None
     try:
         arrays = _from_npz(content) if content[:2] == b"PK" else _from_pickle(content)
         return _to_body(arrays, name, hashlib.sha256(content).hexdigest())
-    except (RopeTPError, MemoryError):
+    except RopeTPError:
         raise
     except _NotArrays as error:
         raise RopeTPError(
@@ -216,7 +224,7 @@ def _to_body(arrays: dict, name: str, sha256: str) -> BodyData:
 
 def _from_npz(content: bytes) -> dict:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        with open_npz(io.BytesIO(content)) as file:
             return {key: file[key] for key in (*KEYS, "name") if key in file.files}
     except zipfile.BadZipFile:
         raise ValueError("a broken npz file") from None
@@ -243,7 +251,7 @@ class _Chumpy(_Shell):
     """A chumpy array: its numbers are under ``x``."""
 
     def value(self) -> np.ndarray:
-        return np.asarray(_plain(self.state["x"]))
+        return _plain(self.state["x"])
 
 
 class _Sparse(_Shell):
@@ -254,7 +262,8 @@ class _Sparse(_Shell):
     def value(self) -> sparse.spmatrix:
         state = self.state
         shape = tuple(int(n) for n in state.get("_shape", state.get("shape")))
-        matrix = self.layout((state["data"], state["indices"], state["indptr"]), shape=shape)
+        parts = (_plain(state[name]) for name in ("data", "indices", "indptr"))
+        matrix = self.layout(tuple(parts), shape=_small(shape))
         matrix.check_format()
         return matrix
 
@@ -266,19 +275,57 @@ class _SparseRows(_Sparse):
 class _SparsePairs(_Sparse):
     def value(self) -> sparse.spmatrix:
         state = self.state
-        row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
+        pair = state["coords"] if "coords" in state else (state["row"], state["col"])
+        row, column = map(_plain, pair)
         shape = tuple(int(n) for n in state.get("_shape", state.get("shape")))
-        return sparse.coo_matrix((state["data"], (row, column)), shape=shape)
+        return sparse.coo_matrix((_plain(state["data"]), (row, column)), shape=_small(shape))
 
 
-def _plain(value: object) -> object:
-    return value.value() if isinstance(value, (_Chumpy, _Sparse)) else value
+def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``shape``, if a full matrix of it is no larger than a body's could be."""
+    if len(shape) != 2 or not all(0 < n <= LARGEST_SIDE for n in shape):
+        raise ValueError(f"a sparse matrix of {shape}")
+    return shape
 
 
-def _new_array(kind: type, shape: tuple, code: object) -> np.ndarray:
-    if kind is not np.ndarray:
-        raise _NotArrays("it builds something other than an array")
-    return np.ndarray.__new__(np.ndarray, (0,), np.dtype("b"))
+def _plain(value: object) -> np.ndarray | sparse.spmatrix:
+    """Numbers, whatever package's object holds them."""
+    if isinstance(value, _Shell):
+        value = value.value()
+    if not (isinstance(value, np.ndarray | np.generic) or sparse.issparse(value)):
+        raise ValueError("it holds something other than arrays")
+    return value
+
+
+class _Dtype(_Shell):
+    """A type of plain numbers; anything else numpy could make of a pickle is refused."""
+
+    def __init__(self, code: object = "", *_: object) -> None:
+        self._code, self._order = str(code), "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self._order = str(state[1])
+
+    def real(self) -> np.dtype:
+        if not re.fullmatch(r"[<>|=]?[fiub][1248]", self._code) or self._order not in "<>|=":
+            raise _NotArrays(f"its pickle holds numbers of the type {self._code[:20]!r}")
+        return np.dtype(self._code).newbyteorder(self._order)
+
+
+class _Array(_Shell):
+    """A numpy array: shape, type, order and bytes."""
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+    def value(self) -> np.ndarray:
+        shape, kind, fortran, content = self.state[-4:]
+        content = content.encode("latin1") if isinstance(content, str) else content
+        return _array_from_buffer(content, kind, shape, "F" if fortran else "C")
+
+
+def _new_array(*_: object) -> _Array:
+    return _Array()
 
 
 def _new_object(kind: type, base: type, state: object) -> _Shell:
@@ -293,20 +340,20 @@ def _encode(text: str, codec: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _array_from_buffer(buffer: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+def _array_from_buffer(buffer: bytes, kind: _Dtype, shape: tuple, order: str) -> np.ndarray:
+    return np.frombuffer(buffer, dtype=kind.real()).reshape(shape, order=order)
 
 
-def _scalar(dtype: np.dtype, content: bytes) -> np.generic:
-    return np.frombuffer(content, dtype=dtype, count=1)[0]
+def _scalar(kind: _Dtype, content: bytes) -> np.generic:
+    return np.frombuffer(content, dtype=kind.real(), count=1)[0]
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits numpy arrays, scipy sparse matrices and chumpy's shells; runs nothing else."""
 
     admitted = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
         ("_codecs", "encode"): _encode,
         ("__builtin__", "object"): object,
         ("builtins", "object"): object,
@@ -341,6 +388,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _from_pickle(content: bytes) -> dict:
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        # Memory grows with the largest number a PUT names, and nesting with the operations.
+        if number > MOST_OPERATIONS or (opcode.name.endswith("PUT") and argument > number):
+            raise ValueError("a pickle of something other than arrays")
     arrays = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
     if not isinstance(arrays, dict):
         raise ValueError("no table of arrays")

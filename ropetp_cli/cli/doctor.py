@@ -47,22 +47,25 @@ def command(weights: Path | None) -> None:
     }  # fmt: skip
     broken = False
     for name, check in checks.items():
-        for row, good, message in _guarded(name, check):
+        for row, good, message in _guarded(name, check, broken):
             broken |= not good
             mark = click.style("ok " if good else "FIX", fg="green" if good else "red", bold=True)
             click.echo(f"{mark} {row:<22} {message}")
     sys.exit(1 if broken else 0)
 
 
-def _guarded(name: str, check: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-    """The rows of a check; one that cannot be made because a package is broken says nothing,
-    for the package's own row has said it."""
+def _guarded(name: str, check: Callable[[], Iterator[Row]], broken: bool) -> Iterator[Row]:
+    """The rows of a check. One that falls over a package found ``broken`` before says nothing
+    more: that package's row has said it."""
+    from ropetp_cli.errors import RopeTPError
+
     try:
         yield from check()
-    except ImportError:
-        return
+    except RopeTPError as error:
+        yield name, False, str(error)
     except Exception as error:
-        yield name, False, _first_line(error)
+        if not broken:
+            yield name, False, _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

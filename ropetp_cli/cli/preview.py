@@ -68,5 +68,5 @@ def _captured_video(run_dir: Path) -> dict[str, Any]:
         return source
     except OSError as error:
         raise RopeTPError(f"{run_dir}: not a finished capture (no report.json)") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RopeTPError(f"{path}: damaged; capture again with --force") from error

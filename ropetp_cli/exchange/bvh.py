@@ -137,6 +137,8 @@ def _parse(text: str) -> Bvh:
     words = iter(head.split())
     for word in words:
         if word in ("ROOT", "JOINT"):
+            if open_joints and open_joints[-1] is None:
+                raise ValueError("a joint inside an end site")
             parents.append(open_joints[-1] if open_joints else -1)
             names.append(next(words))
             open_joints.append(len(names) - 1)
@@ -146,6 +148,8 @@ def _parse(text: str) -> Bvh:
             open_joints.append(None)
         elif word == "OFFSET":
             offset = [float(next(words)) for _ in range(3)]
+            if not np.isfinite(offset).all():
+                raise ValueError("an offset is not finite")
             if open_joints[-1] is not None:
                 offsets[open_joints[-1]] = offset
         elif word == "CHANNELS":
@@ -160,6 +164,10 @@ def _parse(text: str) -> Bvh:
     rows = np.array(body[5:], dtype=np.float64)
     if rows.size != count * width:
         raise ValueError(f"{rows.size} numbers, expected {count} frames of {width}")
+    if not (np.isfinite(rows).all() and np.isfinite(frame_time) and frame_time > 0 < count):
+        raise ValueError("a number is not finite, or there are no frames")
+    if width < len(names):  # arrays would be many times larger than the file
+        raise ValueError(f"{len(names)} joints with {width} channels between them")
     rows = rows.reshape(count, width)
 
     positions = np.tile(np.array(offsets), (count, 1, 1))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ropetp_cli import __version__
+from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics
 from ropetp_cli.body.skeleton import NUM_BETAS
 from ropetp_cli.errors import RopeTPError
@@ -112,9 +113,7 @@ def load_motion(path: str | Path, body: "BodyData | None" = None) -> Motion:
     if not path.is_file():
         raise RopeTPError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise RopeTPError("it holds a single array")
+        with open_npz(path) as archive:
             return _read(archive, body)
     except RopeTPError as error:
         raise RopeTPError(f"{path}: not a motion file: {error}") from error

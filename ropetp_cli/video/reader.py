@@ -20,6 +20,8 @@ LATEST_START = 86400.0
 LONGEST_STEP = 10.0
 #: A clock that goes back further than this was restarted; a smaller slip heals by itself, s.
 LONGEST_SLIP = 1.0
+#: Larger pictures than this, px, are a damaged header.
+MOST_PIXELS = 1 << 27
 #: Timestamps may be rounded by this much, s.
 ROUNDING = 1.1e-3
 
@@ -164,6 +166,11 @@ class VideoReader:
         across, down = get(cv2.CAP_PROP_SAR_NUM), get(cv2.CAP_PROP_SAR_DEN)
         if across > 0 and down > 0:
             width = max(1, round(width * across / down))
+        if not 0 < width * height <= MOST_PIXELS:
+            self._capture.release()
+            raise RopeTPError(
+                f"{self.path} says that its pictures have {width} x {height} pixels; it is damaged"
+            )
         self._stored_size = width, height  # square pixels, before our turn
         if self._turn is not None and degrees != 180:
             width, height = height, width
