@@ -6,6 +6,7 @@ were computed, given the same kind of device.
 """
 
 import os
+import socket
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -39,8 +40,9 @@ def capture_on_ray(
     joined = not ray.is_initialized()
     if joined:
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             first = (str(error).strip() or "no answer").splitlines()[0]
             raise RopeTPError(
                 f"--ray {address}: no cluster to reach ({first}); start one with `ray start --head`"
@@ -68,6 +70,13 @@ def capture_on_ray(
             ray.cancel(reference, force=True)
         if joined:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody answers at HOST:PORT; Ray itself would go on asking for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _absolute(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,6 @@ class BackgroundMotion:
                 f"rotation {self.rotation.shape} and inliers {self.inliers.shape} do not match"
             )
 
-
     @property
     def travels(self) -> bool:
         """Whether the camera's place changes: near and far things move apart."""
