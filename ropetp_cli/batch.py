@@ -299,9 +299,10 @@ class _Worker:
 def _serve(pipe: Connection, work: Work, told: dict[str, Any], force: bool, threads: int) -> None:
     """A worker's life: jobs in, news out, until it is terminated or nobody listens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us
-    import cv2
+    with suppress(ImportError):  # where it cannot be loaded, the outcome says so
+        import cv2
 
-    cv2.setNumThreads(threads)
+        cv2.setNumThreads(threads)
     try:
         while True:
             number, job = pipe.recv()

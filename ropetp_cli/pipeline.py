@@ -34,7 +34,7 @@ from ropetp_cli.camera.gravity import (
 )
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.files import writable_directory, write_json
+from ropetp_cli.files import discard_drafts, writable_directory, write_json
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
 from ropetp_cli.people.detector import Detector
@@ -157,6 +157,7 @@ def capture(
     models = models or Models(options)
     body = models.body
     stage = StageCache(out / "cache", made_of, BEGINS, KEPT, force)
+    discard_drafts(out)
 
     people = stage("people", find_people, video, models, options, clock)
     tracks = pick_people(people.tracks, options.person)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ropetp_cli import batch, runs
 from ropetp_cli.batch import Job, Ledger, Outcome, capture_here, find_jobs, follow
-from ropetp_cli.cli import group
+from ropetp_cli.cli import group, main
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.files import write_json
 
@@ -173,3 +173,28 @@ def test_the_command_reports_in_words_and_for_machines(tmp_path, monkeypatch):
     again = CliRunner().invoke(group, arguments, catch_exceptions=False)
     assert again.exit_code == 1 and "2 finished before" in again.stdout
     assert "[red].mp4" in again.stdout
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, capsys):
+    videos(tmp_path / "in", "a.mp4", "b.mp4")
+    here = batch.capture_here
+    stopped = []
+
+    def interrupted(*args):
+        for news in here(*args, work=work):
+            yield news
+            if news.outcome is not None:
+                stopped.append(news.number)
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "capture_here", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["batch", str(tmp_path / "in"), "-o", str(tmp_path / "out")])
+    assert ended.value.code == 130 and "stopped" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "out" / "batch.json").read_text())
+    assert summary["counts"] == {batch.DONE: 1} and stopped == [0]
+    assert [row["result"] for row in summary["videos"]] == [batch.DONE, "not run"]
+    run_all(tmp_path / "in", tmp_path / "out")
+    again = Ledger(find_jobs(tmp_path / "in", tmp_path / "out"), TOLD, tmp_path / "out")
+    again.settle_finished()
+    assert again.counts == {batch.BEFORE: 2}

@@ -158,6 +158,7 @@ def test_captures_killed_at_random_moments(tmp_path):
         if code == 0:
             finished += 1
             assert set(last_report(out)["files"]) == set(whole.report["files"])
+            assert not [path for path in out.rglob("*") if ".part" in path.name]
             for path in whole.out.glob("*.npz"):
                 with np.load(path) as one, np.load(out / path.name) as other:
                     for key in one.files:
