@@ -3,12 +3,16 @@
 Only geometry: no network is run here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_closing
 
 from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle, slerp
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
+
+BRIDGE = 0.25  # s out of view that do no harm
+LEVEL_SPEED = 0.1  # m/s of the level stood on: faster, the person falls or climbs
 
 
 @dataclass
@@ -125,30 +129,15 @@ def place_in_one_world(paths: list[np.ndarray], camera_paths: list[np.ndarray]) 
     return placed
 
 
-def span_in_view(scene: Scene, size: tuple[int, int], share: float = 1.0) -> slice:
-    """The longest run of frames with ``share`` of the joints inside the image ``size`` (width,
-    height) px; all frames if there is none. Poses of people cut by the edge are guesses."""
+def steady_in_view(scene: Scene, size: tuple[int, int]) -> np.ndarray:
+    """Frames [M] bool with all joints inside the image ``size`` (width, height) px, where poses are
+    no guesses, and with the person on one level; short exceptions are bridged."""
     joints = scene.poses.joints2d
-    inside = ((joints >= 0) & (joints < np.array(size))).all(axis=-1).mean(axis=1) >= share
-    edges = np.flatnonzero(np.diff(np.pad(inside.astype(np.int8), 1))).reshape(-1, 2)
-    if len(edges) == 0:
-        return slice(0, len(scene))
-    start, end = edges[np.argmax(edges[:, 1] - edges[:, 0])]
-    return slice(int(start), int(end))
-
-
-def splice(
-    scene: Scene, span: slice, rotations: np.ndarray, path: np.ndarray, contacts: np.ndarray
-) -> Scene:
-    """``scene`` with new rotations, path and contacts in ``span``; the path before and after is
-    shifted over the floor to meet it."""
-    new_path, new_rotations = scene.path.copy(), scene.rotations.copy()
-    new_contacts = scene.contacts.copy()
-    ground = np.array([1.0, 0.0, 1.0])
-    new_path[: span.start] += (path[0] - scene.path[span.start]) * ground
-    new_path[span.stop :] += (path[-1] - scene.path[span.stop - 1]) * ground
-    new_path[span], new_rotations[span], new_contacts[span] = path, rotations, contacts
-    return replace(scene, path=new_path, rotations=new_rotations, contacts=new_contacts)
+    inside = ((joints >= 0) & (joints < np.array(size))).all(axis=(1, 2))
+    reach = max(1, round(BRIDGE * scene.timeline.fps))
+    inside = binary_closing(np.pad(inside, reach, mode="edge"), np.ones(reach, bool))[reach:-reach]
+    moved = np.abs(np.diff(scene.level, prepend=scene.level[:1])) * scene.timeline.fps
+    return inside & (moved < LEVEL_SPEED)
 
 
 def assemble_motion(scene: Scene, camera: Camera, body: str) -> Motion:

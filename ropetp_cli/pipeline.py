@@ -17,8 +17,7 @@ from ropetp_cli.assembly import (
     make_timeline,
     place_in_one_world,
     resample_poses,
-    span_in_view,
-    splice,
+    steady_in_view,
     trust,
 )
 from ropetp_cli.body.model import BodyData, load_body
@@ -426,16 +425,20 @@ def imitate(
     imitated, notes = [], []
     with clock("physics", sum(map(len, scenes))) as advance:
         for scene in scenes:
-            span = span_in_view(scene, size)
+            usable = steady_in_view(scene, size)
+            ground = scene.level[:, None] * np.array([0.0, 1.0, 0.0])
             result = simulate(
-                scene.rotations[span], scene.path[span], scene.rest, scene.contacts[span],
+                scene.rotations, scene.path - ground, scene.rest, scene.contacts,
                 scene.timeline.fps, body, scene.poses.betas[0], progress=advance,
+                usable=usable if usable.any() else None,
             )  # fmt: skip
             if result.applied:
-                scene = splice(scene, span, result.rotations, result.path, result.contacts)
+                scene = replace(
+                    scene, rotations=result.rotations, path=result.path + ground,
+                    contacts=result.contacts,
+                )  # fmt: skip
             imitated.append(scene)
             note = {"applied": result.applied, "message": result.message}
-            note["frames"] = [span.start, span.stop]
             for when, figures in (("before", result.before), ("after", result.after)):
                 note[when] = {name: round(float(value), 4) for name, value in figures.items()}
             notes.append(note)

@@ -15,7 +15,6 @@ LIMB_KEYPOINTS = {
     13: "left_knee", 14: "right_knee", 15: "left_ankle", 16: "right_ankle",
 }  # fmt: skip
 CONFIDENT = 0.5
-CONTACT_HEIGHT = 0.05  # m: a foot this near its lowest level is taken to stand
 FLOOR_MARGIN = 0.02  # m below the floor before a frame counts
 
 
@@ -59,7 +58,7 @@ def motion_figures(motion: Motion) -> dict[str, Any]:
     feet = joints[:, FEET]
     speed = np.linalg.norm(np.gradient(feet, axis=0)[..., [0, 2]], axis=-1) * fps \
         if len(joints) > 1 else np.zeros((1, 2))  # fmt: skip
-    standing = (motion.contacts > 0.5) & (feet[..., 1] < feet[..., 1].min() + 3 * CONTACT_HEIGHT)
+    standing = motion.contacts > 0.5
     lowest = joints[:, list(FEET + ANKLES), 1].min(axis=1)
     pelvis = joints[:, 0][:, [0, 2]]
     return {

@@ -310,6 +310,42 @@ def test_lost_tracking_gives_the_input_back(rest: np.ndarray) -> None:
     np.testing.assert_array_equal(result.contacts, contacts)
 
 
+def test_a_somersault_does_not_cost_the_rest(body: BodyData, rest: np.ndarray) -> None:
+    """A walk that floats, a second of nonsense, the walk again: both walks come down."""
+    sole = build_humanoid(rest, body).sole
+    rotations, path, contacts = walk(rest, sole, 2.0)
+    rng = np.random.default_rng(0)
+    wild = axis_angle_to_matrix(rng.normal(size=(25, 24, 3)) * 2)
+    lost = path[-1] + np.cumsum(rng.normal(size=(25, 3)) * 0.5, axis=0)
+    parts = [rotations, wild, rotations], [path, lost, path], [contacts, np.ones((25, 2)), contacts]
+    rotations, path, contacts = (np.concatenate(each) for each in parts)
+    walked = np.r_[0:40, 85:125]
+    path[walked, 1] += 0.03
+    result = simulate(rotations, path, rest, contacts, FPS, body, np.zeros(10))
+    assert result.applied, result.message
+    assert "of 125 frames" in result.message
+    assert 0.4 < result.after["share"] < 0.85
+    np.testing.assert_allclose(result.rotations[55:70], rotations[55:70], atol=1e-9)
+    np.testing.assert_array_equal(result.path[55:70], path[55:70])
+    _, soles = body_points(result.rotations, result.path, rest, sole)
+    lowest = soles[..., 1].min(axis=(1, 2))
+    assert np.median(np.abs(lowest[:35])) < 0.01 and np.median(np.abs(lowest[95:])) < 0.01
+    speed = np.linalg.norm(np.diff(result.path - path, axis=0), axis=1) * FPS
+    assert speed.max() < 0.6  # and nothing jumps where they join
+
+
+def test_only_usable_frames_change(body: BodyData, rest: np.ndarray) -> None:
+    sole = build_humanoid(rest, body).sole
+    rotations, path, contacts = walk(rest, sole)
+    usable = np.zeros(len(path), dtype=bool)
+    usable[:40] = True
+    floating = path + [0.0, 0.03, 0.0]
+    result = simulate(rotations, floating, rest, contacts, FPS, body, np.zeros(10), usable=usable)
+    assert result.applied, result.message
+    np.testing.assert_array_equal(result.path[40:], floating[40:])
+    assert np.abs(result.path[:25, 1] - path[:25, 1]).max() < 0.02
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_short_inputs_come_back(rest: np.ndarray, count: int) -> None:
     result = simulate(

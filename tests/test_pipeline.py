@@ -17,8 +17,8 @@ from ropetp_cli.assembly import (
     Scene,
     make_timeline,
     place_in_one_world,
-    span_in_view,
-    splice,
+    steady_in_view,
+    trust,
 )
 from ropetp_cli.body.model import load_body
 from ropetp_cli.cli import group, main
@@ -316,30 +316,27 @@ def test_one_world_keeps_people_as_far_apart_as_the_camera_saw():
     np.testing.assert_allclose((second - first)[0], [1.5, 0, 1.0], atol=1e-9)
 
 
-def test_physics_is_spliced_in_where_a_person_is_in_view():
-    count, size = 12, (100, 100)
+def test_physics_runs_where_a_person_is_in_view_on_one_level():
+    count, size = 60, (100, 100)
     joints2d = np.full((count, 24, 2), 50.0)
-    joints2d[:3] = -20.0
-    joints2d[9:] = 150.0
-    path = np.stack([np.linspace(0, 1.1, count), np.full(count, 0.9), np.zeros(count)], axis=1)
+    joints2d[:10, 3] = -20.0
+    joints2d[20:22, 20] = 150.0  # a hand is out for an instant
     turn = np.tile(np.eye(3), (count, 1, 1))
     poses = PoseSequence(
         np.tile(np.eye(3), (count, 24, 1, 1)), np.zeros((count, 10)), np.zeros((count, 24, 3)),
-        path, joints2d, np.ones((count, 24)),
+        np.zeros((count, 3)), joints2d, np.ones((count, 24)),
     )  # fmt: skip
     frames = np.arange(count)
     track = Track(1, frames, np.tile([0.0, 0, 9, 9], (count, 1)), np.ones(count),
                   np.zeros((count, 17, 3)), np.ones(count, bool))  # fmt: skip
-    timeline = make_timeline(frames / 30, 30.0)
-    scene = Scene.from_camera(track, poses, timeline, turn, np.zeros((24, 3)))
-    span = span_in_view(scene, size)
-    assert (span.start, span.stop) == (3, 9)
-    slower = path[span] * [0.5, 1, 1]
-    whole = splice(scene, span, scene.rotations[span], slower, np.ones((6, 2)))
-    np.testing.assert_allclose(whole.path[span], slower)
-    steps = np.diff(whole.path[:, 0])
-    np.testing.assert_allclose(steps[[0, 1, 2, 8, 9, 10]], 0.1)  # no jump where it joins
-    assert whole.contacts[:, 0].tolist() == [0] * 3 + [1] * 6 + [0] * 3
+    scene = Scene.from_camera(
+        track, poses, make_timeline(frames / 30, 30.0), turn, np.zeros((24, 3))
+    )
+    scene.level[:] = np.interp(frames, [40, 50], [1.0, 0.0])
+    usable = steady_in_view(scene, size)
+    assert usable.tolist() == [False] * 10 + [True] * 31 + [False] * 10 + [True] * 9
+    sure = trust(poses, size)
+    assert sure[0] == pytest.approx((23 / 24) ** 2) and sure[15] == 1
 
 
 def test_python_api_raises_our_errors():

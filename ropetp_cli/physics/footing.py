@@ -33,6 +33,10 @@ class Footing:
     standing: np.ndarray
     grounded: np.ndarray
 
+    def part(self, span: slice) -> "Footing":
+        """The frames of ``span`` alone."""
+        return Footing(self.standing[span], self.grounded[span])
+
 
 def body_points(
     rotations: np.ndarray, path: np.ndarray, rest_joints: np.ndarray, sole: np.ndarray

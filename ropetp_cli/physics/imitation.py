@@ -16,7 +16,10 @@ needs no learned policy, which keeps it deterministic and small:
    keeps asking for more, a seat, a stair or a railing holds the person that the simulation does
    not know: there the bound grows to what is asked (*assistance*).
    Where help ends the root gives way and falls behind; the joints keep to the motion.
-4. MuJoCo integrates. Its own contacts keep every part of the body, not only the soles that are
+4. Where the humanoid loses the motion (somersaults, wrong poses) it starts anew a little later.
+   What was simulated is judged in short stretches, and those that got better go over smoothly
+   into the motion as it was.
+5. MuJoCo integrates. Its own contacts keep every part of the body, not only the soles that are
    thought to stand, from sinking into the floor.
 
 The result is taken only if it is better: see :func:`simulate`.
@@ -24,6 +27,7 @@ The result is taken only if it is better: see :func:`simulate`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mujoco
 import numpy as np
@@ -33,7 +37,12 @@ from scipy.optimize import nnls
 from scipy.signal import butter, sosfiltfilt
 
 from ropetp_cli.body.model import BodyData
-from ropetp_cli.body.rotations import matrix_to_quaternion, quaternion_to_matrix
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    matrix_to_quaternion,
+    quaternion_to_matrix,
+)
 from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.physics.footing import (
@@ -41,6 +50,7 @@ from ropetp_cli.physics.footing import (
     body_points,
     find_footing,
     plant,
+    runs,
     slip_velocity,
 )
 from ropetp_cli.physics.humanoid import (
@@ -61,6 +71,10 @@ TRACKED_ROOT = 0.3  # m off the reference and tracking counts as lost
 STANDING_REACH, TOUCHING_REACH = 0.02, 0.008
 BROKEN_SPEED = 200.0  # rad/s or m/s: no body moves so, the simulation has diverged
 TRACKED_POSE = 0.08  # m mean change of pose
+RESTART = 0.2  # s left out before and after tracking is lost
+SHORTEST = 4  # frames that can be simulated
+BLOCK, BLOCK_SLACK = 2.0, 4.0  # s that are judged together, and how much less strictly than all
+BLEND = 0.3  # s in which the simulated motion goes over into the estimated one
 #: N m a kilogram that a joint can produce; twice what athletes do, since these are a reference's.
 STRENGTH = {"hip": 8.0, "knee": 8.0, "ankle": 6.0, "foot": 2.0, "spine": 10.0, "neck": 2.0,
             "head": 1.5, "collar": 4.0, "shoulder": 4.0, "elbow": 3.0, "wrist": 1.0,
@@ -77,9 +91,10 @@ class PhysicsResult:
     contacts [N, 2] 0..1 (after: 1 where a standing foot bears load). ``message`` is one line for
     the user. ``before`` and ``after`` hold foot_sliding m/s, floating m, penetration m (see
     :func:`measure`), jitter 10 m/s^3; ``after`` also pose_change mm, root_change m, residual
-    (mean force from outside over the weight) and held (share of frames in which it carried more
-    than a quarter of the weight: a seat, a stair, a railing, or steps the estimate missed).
-    Both are those of the simulation even where it was not taken, and empty where none was run.
+    (mean force from outside over the weight), held (share of frames in which it carried more
+    than a quarter of the weight: a seat, a stair, a railing, or steps the estimate missed) and
+    share (of the frames that are simulated). Both are measured on all frames; ``after`` is empty
+    where no part of the simulation was any good.
     """
 
     rotations: np.ndarray
@@ -89,10 +104,6 @@ class PhysicsResult:
     message: str
     before: Figures
     after: Figures
-
-
-class TrackingLost(Exception):
-    """The humanoid could not follow the reference."""
 
 
 def measure(joints: np.ndarray, soles: np.ndarray, footing: Footing, fps: float) -> Figures:
@@ -126,25 +137,29 @@ def simulate(
     body: BodyData | None = None,
     betas: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
+    usable: np.ndarray | None = None,
 ) -> PhysicsResult:
     """Let the humanoid of this person imitate the motion.
 
     ``rotations`` [N, 24, 3, 3] parent-relative with joint 0 in the y-up world (floor at 0);
     ``path`` [N, 3] m, the pelvis; ``rest_joints`` [24, 3] m; ``contacts`` [N, 2] 0..1, the
     evidence for a standing left and right foot; ``body`` and ``betas`` [10] give the real soles
-    and the weight. ``progress(count)`` is told of every ``count`` frames done.
+    and the weight. ``progress(count)`` is told of every ``count`` frames done. Only ``usable`` [N]
+    bool frames are simulated, all if not given.
 
-    The result is taken only if the root stayed within 0.3 m of the planted reference, the pose
-    changed by less than 80 mm and no figure got worse while one got better; else the input comes
-    back with ``applied`` False and the reason. The same input gives the same output. Raises
-    RopeTPError for arrays of impossible shapes and rates.
+    The simulation starts anew where the root leaves the planted reference by 0.3 m. Of every two
+    seconds it is taken only if the pose changed by less than 80 mm and no figure got worse, and at
+    all only if that is true of the whole and a figure got better; else the input comes back with
+    ``applied`` False and the reason. The same input gives the same output. Raises RopeTPError for
+    arrays of impossible shapes and rates.
     """
     rotations, path = np.asarray(rotations, np.float64), np.asarray(path, np.float64)
     contacts = np.asarray(contacts, np.float64)
     count = len(rotations)
+    usable = np.ones(count, dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
     for name, value, shape in (
         ("rotations", rotations, (count, 24, 3, 3)), ("path", path, (count, 3)),
-        ("contacts", contacts, (count, 2)),
+        ("contacts", contacts, (count, 2)), ("usable", usable, (count,)),
     ):  # fmt: skip
         if value.shape != shape:
             raise RopeTPError(f"physics: {name} is {list(value.shape)}, expected {list(shape)}")
@@ -159,8 +174,11 @@ def simulate(
             before or {}, after or {},
         )  # fmt: skip
 
-    if count < 4:
-        return untouched(f"{count} frames are too few to simulate, at least 4 are needed")
+    parts = [slice(*run) for run in runs(usable) if run[1] - run[0] >= SHORTEST]
+    if not parts:
+        return untouched(
+            f"{int(usable.sum())} frames are too few to simulate, at least {SHORTEST} are needed"
+        )
     if not all(np.isfinite(value).all() for value in (rotations, path, contacts)):
         return untouched("the motion holds numbers that are not finite")
     humanoid = build_humanoid(rest_joints, body, betas)
@@ -168,32 +186,51 @@ def simulate(
     joints, soles = body_points(rotations, path, rest, humanoid.sole)
     footing = find_footing(contacts, soles, fps)
     before = measure(joints, soles, footing, fps)
-    planted, planned = plant(rotations, path, rest, humanoid.sole, footing, fps)
-    reference = Reference(planted, planned, fps, humanoid)
-    try:
-        run = Imitation(humanoid, reference, footing, rest).run(progress)
-    except TrackingLost as lost:
-        return untouched(str(lost), before)
+    whole = _Run(
+        rotations.copy(), path.copy(), contacts.copy(), np.zeros(count), np.zeros(count, dtype=bool)
+    )
+    while parts:
+        span = parts.pop()
+        planted, planned = plant(
+            rotations[span], path[span], rest, humanoid.sole, footing.part(span), fps
+        )
+        reference = Reference(planted, planned, fps, humanoid)
+        run = Imitation(humanoid, reference, footing.part(span), rest).run()
+        if run.tracked.all():
+            whole.put(span, run)
+        else:  # what was lost has bent the reference around it
+            parts += [
+                slice(span.start + start, span.start + end)
+                for start, end in runs(run.tracked) if end - start >= SHORTEST
+            ]  # fmt: skip
+    if progress is not None:
+        progress(count)
+    if not whole.tracked.any():
+        return untouched("the simulated body lost the motion", before)
 
-    new_joints, new_soles = body_points(run.rotations, run.path, rest, humanoid.sole)
-    change = (new_joints - run.path[:, None]) - (joints - path[:, None])
-    after = measure(new_joints, new_soles, footing, fps) | {
-        "pose_change": float(np.linalg.norm(change, axis=-1).mean() * 1000),
-        "root_change": float(np.linalg.norm(run.path - path, axis=-1).mean()),
-        "residual": float(run.residual.mean()),
-        "held": float((run.residual > FREE_FORCE).mean()),
-    }
-    if after["pose_change"] > TRACKED_POSE * 1000:
-        return untouched(
-            f"the pose changed by {after['pose_change']:.0f} mm, more than "
-            f"{TRACKED_POSE * 1000:.0f}", before, after,
-        )  # fmt: skip
-    if worse := _worse(before, after):
-        return untouched(f"{worse} would have grown", before, after)
+    kept = np.zeros(count, dtype=bool)
+    reasons = []
+    for span in _blocks(whole.tracked, fps):
+        old = measure(joints[span], soles[span], footing.part(span), fps)
+        new = _after(whole, span, rotations, path, rest, humanoid, footing, fps)
+        if reason := _harm(old, new, BLOCK_SLACK):
+            reasons.append(reason)
+        else:
+            kept[span] = True
+    if not kept.any():
+        return untouched(max(set(reasons), key=reasons.count), before)
+    mixed = _mix(whole, rotations, path, contacts, kept, fps)
+    after = _after(mixed, slice(0, count), rotations, path, rest, humanoid, footing, fps)
+    after |= {"residual": float(whole.residual[kept].mean()),
+              "held": float((whole.residual[kept] > FREE_FORCE).mean()),
+              "share": float(kept.mean())}  # fmt: skip
+    if harm := _harm(before, after):
+        return untouched(harm, before, after)
     if not _better(before, after):
         return untouched("the feet and the smoothness leave nothing to mend", before, after)
+    where = "" if kept.all() else f" to {after['share']:.0%} of {count} frames"
     message = (
-        f"physics applied: foot sliding {before['foot_sliding']:.2f} -> "
+        f"physics applied{where}: foot sliding {before['foot_sliding']:.2f} -> "
         f"{after['foot_sliding']:.2f} m/s, floating {before['floating'] * 1000:.0f} -> "
         f"{after['floating'] * 1000:.0f} mm, below the floor {before['penetration'] * 1000:.0f} -> "
         f"{after['penetration'] * 1000:.0f} mm, jitter {before['jitter']:.1f} -> "
@@ -201,7 +238,71 @@ def simulate(
     )
     if after["held"] > 0.1:
         message += f", held by something unseen {after['held']:.0%} of the time"
-    return PhysicsResult(run.rotations, run.path, run.contacts, True, message, before, after)
+    return PhysicsResult(
+        mixed.rotations, mixed.path, mixed.contacts, True, message, before, after
+    )  # fmt: skip
+
+
+def _blocks(tracked: np.ndarray, fps: float) -> list[slice]:
+    """Every run of ``tracked`` [N] cut into parts of about BLOCK seconds, each judged by itself."""
+    out = []
+    for start, end in runs(tracked):
+        if end - start >= SHORTEST:
+            pieces = max(1, round((end - start) / (BLOCK * fps)))
+            edges = np.linspace(start, end, pieces + 1).round().astype(int)
+            out += [slice(*pair) for pair in pairwise(edges.tolist())]
+    return out
+
+
+def _after(
+    run: "_Run", span: slice, rotations: np.ndarray, path: np.ndarray, rest: np.ndarray,
+    humanoid: Humanoid, footing: Footing, fps: float,
+) -> Figures:  # fmt: skip
+    """:func:`measure` of a stretch of ``run``, and how far that is from the motion as it was."""
+    joints, soles = body_points(run.rotations[span], run.path[span], rest, humanoid.sole)
+    old, _ = body_points(rotations[span], path[span], rest, humanoid.sole)
+    change = (joints - run.path[span, None]) - (old - path[span, None])
+    return measure(joints, soles, footing.part(span), fps) | {
+        "pose_change": float(np.linalg.norm(change, axis=-1).mean() * 1000),
+        "root_change": float(np.linalg.norm(run.path[span] - path[span], axis=-1).mean()),
+    }
+
+
+def _mix(
+    run: "_Run", rotations: np.ndarray, path: np.ndarray, contacts: np.ndarray,
+    kept: np.ndarray, fps: float,
+) -> "_Run":  # fmt: skip
+    """``run`` where it is ``kept`` [N], the motion as it was elsewhere; over BLEND seconds inside
+    the kept stretches one goes over into the other."""
+    share = np.zeros(len(kept))
+    width = max(1.0, BLEND * fps)
+    for start, end in runs(kept):
+        frame = np.arange(start, end)
+        inward = np.full(end - start, np.inf)
+        if start > 0:
+            inward = np.minimum(inward, frame - start + 1)
+        if end < len(kept):
+            inward = np.minimum(inward, end - frame)
+        share[start:end] = np.clip(inward / width, 0, 1)
+    share = share**2 * (3 - 2 * share)
+    turn = matrix_to_axis_angle(np.swapaxes(rotations, -1, -2) @ run.rotations)
+    return _Run(
+        rotations @ axis_angle_to_matrix(turn * share[:, None, None]),
+        path + (run.path - path) * share[:, None],
+        np.where(share[:, None] > 0.5, run.contacts, contacts),
+        run.residual, run.tracked,
+    )  # fmt: skip
+
+
+def _harm(before: Figures, after: Figures, slack: float = 1.0) -> str:
+    """Why what the simulation made is not to be taken; empty where it is no worse."""
+    if after["pose_change"] > TRACKED_POSE * 1000:
+        return (
+            f"the pose changed by {after['pose_change']:.0f} mm, more than "
+            f"{TRACKED_POSE * 1000:.0f}"
+        )
+    worse = _worse(before, after, slack)
+    return f"{worse} would have grown" if worse else ""
 
 
 #: Figure -> (how much worse is still no harm, how much better counts as better, the level below
@@ -212,11 +313,11 @@ _TOLERANCE = {
 }  # fmt: skip
 
 
-def _worse(before: Figures, after: Figures) -> str:
+def _worse(before: Figures, after: Figures, slack: float) -> str:
     names = [
         name.replace("_", " ")
         for name, (harm, _, level) in _TOLERANCE.items()
-        if after[name] > max(before[name] + harm, level)
+        if after[name] > max(before[name] + slack * harm, level)
     ]
     return " and ".join(names)
 
@@ -273,12 +374,19 @@ class Reference:
 
 @dataclass
 class _Run:
-    """What was simulated; residual [N]: force from outside over the body's weight."""
+    """What was simulated; residual [N]: force from outside over the body's weight; tracked [N]
+    bool: the humanoid followed. Where it did not, rotations and path are the reference's."""
 
     rotations: np.ndarray
     path: np.ndarray
     contacts: np.ndarray
     residual: np.ndarray
+    tracked: np.ndarray
+
+    def put(self, span: slice, part: "_Run") -> None:
+        """Take over ``part`` in the frames of ``span``."""
+        for name in ("rotations", "path", "contacts", "residual", "tracked"):
+            getattr(self, name)[span] = getattr(part, name)
 
 
 class Imitation:
@@ -309,40 +417,58 @@ class Imitation:
         # Torque weighed as a force at the end of a lever of a third of the stature.
         self.balance = np.repeat([1.0, 3 / humanoid.stature], 3)
 
-    def run(self, progress: Callable[[int], None] | None = None) -> _Run:
-        """Simulate from the first frame to the last. Raises TrackingLost."""
+    def run(self) -> _Run:
+        """Simulate from the first frame to the last. Where the humanoid loses the motion, the
+        last frames before are not counted and it starts anew a little later."""
         count, fps = self.reference.count, self.reference.fps
-        data = self.data
-        frames = np.empty((count, self.model.nq))
+        frames = self.reference.positions(np.arange(count) / fps)
         loaded = np.zeros((count, 2), dtype=bool)
         residual = np.zeros(count)
+        tracked = np.ones(count, dtype=bool)
         allowed = self.allowance()
-        first = self.reference.states(np.zeros(1), self.step)
-        data.qpos[:], data.qvel[:] = first[0][0], first[1][0]
-        frames[0] = data.qpos
-        for frame in range(count - 1):
-            times = frame / fps + np.arange(1, self.substeps + 1) * self.step
-            targets = zip(*self.reference.states(times, self.step), strict=True)
-            for qpos, qvel, qacc in targets:
-                mujoco.mj_step1(self.model, data)
-                help_given, loaded[frame] = self.control(qpos, qvel, qacc, frame, allowed[frame])
-                residual[frame] += help_given / self.substeps
-                off = np.linalg.norm(data.qpos[:3] - qpos[:3])
-                if not (off < TRACKED_ROOT and np.abs(data.qvel).max() < BROKEN_SPEED):
-                    raise TrackingLost(f"the simulated body lost the motion at {frame / fps:.2f} s")
-                mujoco.mj_step2(self.model, data)
-            frames[frame + 1] = data.qpos
-            if progress is not None:
-                progress(1)
-        if progress is not None:
-            progress(1)
+        gap = max(1, round(RESTART * fps))
+        frame = 0
+        self.start(0)
+        while frame < count - 1:
+            if self.advance(frame, allowed[frame], residual, loaded):
+                frame += 1
+                frames[frame] = self.data.qpos
+                continue
+            tracked[max(frame - gap, 0) : frame + gap] = False
+            frame += gap
+            if frame < count:
+                self.start(frame)
         loaded[-1], residual[-1] = loaded[-2], residual[-2]
         quaternions = frames[:, self.humanoid.qpos[:, None] + np.arange(4)]
         bearing = self.footing.standing & (loaded | ~self.footing.grounded)
         return _Run(
             quaternion_to_matrix(quaternions), frames[:, :3].copy(),
-            bearing.astype(np.float64), residual,
+            bearing.astype(np.float64), residual, tracked,
         )  # fmt: skip
+
+    def start(self, frame: int) -> None:
+        """Put the humanoid where the reference is."""
+        mujoco.mj_resetData(self.model, self.data)
+        times = np.array([frame / self.reference.fps])
+        qpos, qvel, _ = self.reference.states(times, self.step)
+        self.data.qpos[:], self.data.qvel[:] = qpos[0], qvel[0]
+
+    def advance(
+        self, frame: int, allowed: np.ndarray, residual: np.ndarray, loaded: np.ndarray
+    ) -> bool:
+        """Simulate from ``frame`` to the next and note its residual [N] and loaded feet [N, 2];
+        False when the motion is lost."""
+        data = self.data
+        times = frame / self.reference.fps + np.arange(1, self.substeps + 1) * self.step
+        for qpos, qvel, qacc in zip(*self.reference.states(times, self.step), strict=True):
+            mujoco.mj_step1(self.model, data)
+            help_given, loaded[frame] = self.control(qpos, qvel, qacc, frame, allowed)
+            residual[frame] += help_given / self.substeps
+            off = np.linalg.norm(data.qpos[:3] - qpos[:3])
+            if not (off < TRACKED_ROOT and np.abs(data.qvel).max() < BROKEN_SPEED):
+                return False
+            mujoco.mj_step2(self.model, data)
+        return True
 
     def control(
         self, qpos: np.ndarray, qvel: np.ndarray, qacc: np.ndarray, frame: int, allowed: np.ndarray

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg import solveh_banded
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from ropetp_cli.errors import RopeTPError
@@ -20,10 +21,14 @@ from ropetp_cli.trajectory.diffusion import Diffusion, ddim_step
 from ropetp_cli.trajectory.losses import foot_positions
 
 WINDOWS_AT_ONCE = 32
-#: A foot counts as on the floor below this speed (m/s) and this height of the toe joint (m);
-#: the second figures say how gently the two fade.
-CONTACT_SPEED = (0.45, 0.12)
-CONTACT_HEIGHT = (0.12, 0.025)
+#: A foot counts as on the floor below this speed (m/s, and more by this share of the body's own:
+#: behind a pose network, standing feet of walkers skate), and not much faster than the other foot,
+#: while its toe joint is lower than CONTACT_HEIGHT (m; the second figure is how gently it fades).
+CONTACT_SPEED, BODY_SHARE, OTHER_SHARE = 0.6, 0.7, 1.5
+CONTACT_HEIGHT = (0.16, 0.025)
+FOOT_SMOOTHING, BODY_SMOOTHING = 0.08, 0.3  # s
+#: How gently the speeds fade, as a share of them; two feet slower than SLOW (m/s) are equally fast.
+FADE, SLOW = 0.28, 0.3
 
 
 @dataclass
@@ -54,22 +59,27 @@ def there_and_back(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def foot_contacts(path: np.ndarray, joints: np.ndarray, fps: float) -> np.ndarray:
-    """How likely each foot is on the floor, from its speed and height in the world.
+    """How likely each foot is on the floor, from speeds and its height in the world.
 
     ``path`` [N, 3] m, ``joints`` [N, 24, 3] m minus pelvis -> [N, 2] 0..1 (left, right).
     """
     feet = foot_positions(torch.as_tensor(path), torch.as_tensor(joints)).numpy()
-    if len(feet) > 1:
-        speed = np.linalg.norm(np.gradient(feet, axis=0), axis=-1) * fps
-    else:
-        speed = np.zeros(feet.shape[:2])
-    chance = 1.0
-    for value, (limit, fade) in (
-        (speed, CONTACT_SPEED),
-        (feet[..., 1], CONTACT_HEIGHT),
-    ):
-        chance = chance / (1 + np.exp(np.clip((value - limit) / fade, -50, 50)))
-    return chance
+    speed = _speed(feet, FOOT_SMOOTHING * fps) * fps
+    limit = CONTACT_SPEED + BODY_SHARE * _speed(path, BODY_SMOOTHING * fps)[:, None] * fps
+    other = OTHER_SHARE * np.maximum(speed[:, ::-1], SLOW)
+    height, fade = CONTACT_HEIGHT
+    chance = np.ones(speed.shape)
+    for excess in (speed / limit - 1, speed / other - 1):
+        chance = chance / (1 + np.exp(np.clip(excess / FADE, -50, 50)))
+    return chance / (1 + np.exp(np.clip((feet[..., 1] - height) / fade, -50, 50)))
+
+
+def _speed(places: np.ndarray, smoothing: float) -> np.ndarray:
+    """Metres a frame [N, ...] of places [N, ..., 3] m, smoothed over so many frames."""
+    if len(places) < 2:
+        return np.zeros(places.shape[:-1])
+    smooth = gaussian_filter1d(places, smoothing, axis=0, mode="nearest")
+    return np.linalg.norm(np.gradient(smooth, axis=0), axis=-1)
 
 
 def _integrate(movement: Movement, pull: Tensor) -> Tensor:
