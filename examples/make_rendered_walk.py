@@ -1,13 +1,15 @@
-"""Renders the example clip: a mannequin walks a curved path in front of a camera that stands still.
+"""Renders the example clip: a mannequin walks a curved path before a camera that stands still, pans
+after it or travels along with it.
 
-usage: python examples/make_rendered_walk.py OUT_DIR
+usage: python examples/make_rendered_walk.py OUT_DIR [--camera still|pan|travel]
 
-Writes ``rendered_walk.mp4`` and ``rendered_walk_truth.npz``, the motion that was rendered. The gait
-is made of curves (joint angles over the stride, after textbook gait figures); the pelvis goes where
-the standing foot, which does not slide, puts it.
+Writes ``rendered_walk.mp4`` and ``rendered_walk_truth.npz``, the motion that was rendered
+(``rendered_walk_pan.mp4`` and so on for a moving camera). The gait is made of curves (joint angles
+over the stride, after textbook gait figures); the pelvis goes where the standing foot, which does
+not slide, puts it. A moving camera is held by hand: it shakes a little.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import cv2
@@ -92,8 +94,11 @@ def walk(body: BodyData) -> tuple[np.ndarray, np.ndarray]:
     return rotations, path - rest[0]
 
 
-def scenery(camera: Camera, eye: np.ndarray) -> np.ndarray:
-    """A room with a tiled floor and pictures on the wall, as the camera sees it, BGR float."""
+def scenery(camera: Camera, eye: np.ndarray, textured: bool) -> np.ndarray:
+    """A room with a tiled floor and pictures on the wall, as the camera sees it, BGR float.
+
+    ``textured`` surfaces have something to follow everywhere; plain ones have the grain of a film.
+    """
     width, height = SIZE
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays = np.stack([(u - camera.center[0]) / camera.focal, (v - camera.center[1]) / camera.focal,
@@ -109,44 +114,82 @@ def scenery(camera: Camera, eye: np.ndarray) -> np.ndarray:
     picture = (np.abs((point[..., 0] % 2.2) - 1.1) < 0.4) & (np.abs(point[..., 1] - 1.7) < 0.3)
     wall[picture] = np.array([0.55, 0.42, 0.30])
     image = np.where(on_floor[..., None], floor, wall)
-    grain = np.random.default_rng(1).normal(0, 0.012, image.shape)
-    return cv2.GaussianBlur(np.clip(image + grain, 0, 1), (0, 0), 0.7)
+    if textured:
+        across = np.where(on_floor, point[..., 2], point[..., 1])
+        image = image * (1 + 0.25 * stains(point[..., 0], across)[..., None])
+    else:
+        image = image + np.random.default_rng(1).normal(0, 0.012, image.shape)
+    return cv2.GaussianBlur(np.clip(image, 0, 1), (0, 0), 0.7)
 
 
-def main(out: Path) -> None:
+def stains(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Blotches of 6 to 50 cm all over a surface, about -1..1, at places [H, W] m."""
+    rng = np.random.default_rng(3)
+    total = np.zeros(x.shape, np.float32)
+    for size in (0.06, 0.2, 0.5):
+        grid = rng.normal(0, 0.5, (256, 256)).astype(np.float32)
+        at = [np.mod(place / size, 255).astype(np.float32) for place in (x, y)]
+        total += cv2.remap(grid, *at, cv2.INTER_LINEAR)
+    return total
+
+
+def cameras(kind: str, pelvis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World-from-camera [N, 3, 3] and the camera's place [N, 3] m for a walk of ``pelvis`` [N, 3].
+
+    ``still`` looks at the middle of the walk; ``pan`` turns after the person, half of the way;
+    ``travel`` also goes along beside the person, half as fast.
+    """
+    count = len(pelvis)
+    middle = pelvis.mean(axis=0)
+    eye = np.tile([middle[0], 1.5, middle[2] + 6.5], (count, 1))
+    down = np.radians(5)
+    level = level_rotation(np.array([0.0, -np.cos(down), -np.sin(down)]))
+    if kind == "still":
+        return np.repeat(level[None], count, axis=0), eye
+    rng = np.random.default_rng(11)
+    if kind == "travel":
+        eye[:, [0, 2]] += 0.5 * (pelvis - middle)[:, [0, 2]]
+        eye += gaussian_filter1d(rng.normal(0, 0.15, eye.shape), 8, axis=0)
+    aim = 0.5 * gaussian_filter1d(pelvis - middle, 10, axis=0) + middle - eye
+    shake = gaussian_filter1d(np.radians(rng.normal(0, 2.0, (count, 3))), 5, axis=0)
+    yaw = np.arctan2(-aim[:, 0], -aim[:, 2])
+    return yaw_matrix(yaw) @ level @ axis_angle_to_matrix(shake), eye
+
+
+def main(out: Path, kind: str = "still") -> None:
     body = load_body()
     rotations, trans = walk(body)
     rest = body.rest_joints(BETAS)
     joints = forward_kinematics(rotations, rest, trans)
-    middle = joints[:, 0].mean(axis=0)
-    eye = np.array([middle[0], 1.5, middle[2] + 6.5])
-    down = np.radians(5)
-    world_from_camera = level_rotation(np.array([0.0, -np.cos(down), -np.sin(down)]))
-    camera = Camera(FOCAL, np.array(SIZE) / 2.0, world_from_camera[None])
+    turns, eyes = cameras(kind, joints[:, 0])
 
     rng = np.random.default_rng(7)
     figure = Figure(body)
     outfit = draw_outfit(figure, rng)
-    up = world_from_camera.T @ np.array([0.0, 1.0, 0.0])
-    light = Light(np.array([0.4, -0.7, -0.6]), np.ones(3) * 0.6, up, np.ones(3) * 0.5)
-    backdrop = scenery(camera, eye)
     in_camera = rotations.copy()
-    in_camera[:, 0] = world_from_camera.T @ rotations[:, 0]
-    pelvis = (joints[:, 0] - eye) @ world_from_camera
+    in_camera[:, 0] = turns.transpose(0, 2, 1) @ rotations[:, 0]
+    pelvis = np.einsum("nji,nj->ni", turns, joints[:, 0] - eyes)
     settings = cv2.TriangleRasterizeSettings()
     settings.setCullingMode(cv2.RASTERIZE_CULLING_CW)
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     field_of_view = 2 * np.arctan(SIZE[1] / 2 / FOCAL)
     to_gl = np.diag([1.0, -1.0, -1.0, 1.0]).astype(np.float32)
 
+    name = "rendered_walk" if kind == "still" else f"rendered_walk_{kind}"
     out.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(out / "rendered_walk.mp4", SIZE, FPS) as video:
+    backdrop = None
+    with VideoWriter(out / f"{name}.mp4", SIZE, FPS) as video:
         for index in range(len(rotations)):
+            camera = Camera(FOCAL, np.array(SIZE) / 2.0, turns[index : index + 1])
+            up = turns[index].T @ np.array([0.0, 1.0, 0.0])
+            light = Light(np.array([0.4, -0.7, -0.6]), np.ones(3) * 0.6, up, np.ones(3) * 0.5)
+            if backdrop is None or kind != "still":
+                backdrop = scenery(camera, eyes[index], textured=kind != "still")
             vertices, _ = figure.pose(in_camera[index], BETAS.astype(np.float32), outfit.puff)
             vertices = vertices + pelvis[index]
             shaded = light.shade(outfit.colours, figure.normals(vertices))[:, ::-1]
             image = np.ascontiguousarray(backdrop, np.float32)
-            image = shadow(image, joints[index], camera, eye)
+            image = shadow(image, joints[index], camera, eyes[index])
             depth = np.full(SIZE[::-1], 100.0, np.float32)
             image, _ = cv2.triangleRasterize(
                 np.ascontiguousarray(vertices, np.float32), figure.faces,
@@ -164,12 +207,12 @@ def main(out: Path) -> None:
         joints=joints - origin,
         camera_poses=matrix_to_axis_angle(in_camera).reshape(-1, 72),
         camera_trans=pelvis - rest[0],
-        camera_rotation=np.repeat(world_from_camera[None], len(rotations), axis=0),
+        camera_rotation=turns,
         camera_focal=FOCAL,
-        camera_center=camera.center,
+        camera_center=np.array(SIZE) / 2.0,
         body=body.label,
     )
-    write(truth, out / "rendered_walk_truth.npz")
+    write(truth, out / f"{name}_truth.npz")
     speed = np.linalg.norm(np.diff(joints[:, 0][:, [0, 2]], axis=0), axis=1).mean() * FPS
     facing = local_to_global(rotations)[0, 0, :, 2]
     print(f"{len(rotations)} frames, {speed:.2f} m/s, first facing {np.round(facing, 2)}")
@@ -187,4 +230,8 @@ def shadow(image: np.ndarray, joints: np.ndarray, camera: Camera, eye: np.ndarra
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "examples"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("examples"))
+    parser.add_argument("--camera", choices=["still", "pan", "travel"], default="still")
+    arguments = parser.parse_args()
+    main(arguments.out, arguments.camera)

@@ -24,7 +24,7 @@ STILL = 1.5  # px of background motion, in all, that still counts as none
 KEYFRAME_SHIFT = 0.12  # of LONGEST_SIDE; further off, a wrong focal length bends the picture
 PATIENCE = 15  # frames without an answer before the keyframe is given up
 HYPOTHESES = 64
-PLACE_HELD = 0.8  # of the features agree with a pure rotation: the camera did not travel
+PLACE_HELD = 0.9  # of the features agree with a pure rotation: the camera did not travel
 
 _FLOW = {
     "winSize": (15, 15),
@@ -58,7 +58,7 @@ class BackgroundMotion:
     @property
     def travels(self) -> bool:
         """Whether the camera's place changes: near and far things move apart."""
-        return self.moving and float(np.median(self.inliers)) < PLACE_HELD
+        return self.moving and float(self.inliers[self.inliers > 0].mean()) < PLACE_HELD
 
 
 @dataclass
