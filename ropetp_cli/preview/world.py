@@ -27,6 +27,7 @@ FIELD_OF_VIEW = np.radians(38)  # vertical
 LOOK_DOWN = np.radians(16)
 QUARTER = np.radians(32)  # the turn from the video's own direction of view
 AIM = 0.85  # m above the floor
+RAISED = 1.2  # m: a pelvis above this is not on the floor, and the camera looks up to it
 FOLLOW = 0.6  # s, the smoothing of the camera's path
 GRID_REACH = 14  # m
 
@@ -49,11 +50,12 @@ class WorldPainter:
     def _follow(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the camera aims [T, 3] m and from how far [T] m, smooth, nobody cut off."""
         count = len(self.times)
-        tracks = np.full((len(self.figures), count, 2), np.nan)
+        tracks = np.full((len(self.figures), count, 3), np.nan)
         for track, figure in zip(tracks, self.figures, strict=True):
-            times, place = figure.motion.timestamps, figure.motion.joints[:, 0, ::2]
+            times, place = figure.motion.timestamps, figure.motion.joints[:, 0].copy()
+            place[:, 1] = np.maximum(place[:, 1] - RAISED, 0)
             inside = (self.times > times[0] - 1e-6) & (self.times < times[-1] + 1e-6)
-            for axis in range(2):
+            for axis in range(3):
                 track[inside, axis] = np.interp(self.times[inside], times, place[:, axis])
         there = np.isfinite(tracks[..., 0])
         low = np.where(there[..., None], tracks, np.inf).min(axis=0)
@@ -65,14 +67,16 @@ class WorldPainter:
         middle = np.stack([np.interp(grid, seen, column) for column in middle.T], axis=1)
         width = FOLLOW * self.fps
         middle = gaussian_filter1d(middle, width, axis=0, mode="nearest")
-        away = np.linalg.norm(tracks - middle, axis=-1)
-        spread = np.where(there, away, 0.0).max(axis=0)
+        off = np.where(there[..., None], tracks - middle, 0.0)
         window = 2 * int(2 * width) + 1
-        spread = gaussian_filter1d(maximum_filter1d(spread, window), width, mode="nearest")
+        spread, rise = (
+            gaussian_filter1d(maximum_filter1d(far.max(axis=0), window), width, mode="nearest")
+            for far in (np.linalg.norm(off[..., ::2], axis=-1), np.abs(off[..., 1]))
+        )
         half = np.tan(FIELD_OF_VIEW / 2)
         wide = half * self.size[0] / self.size[1]
-        distances = 0.6 * spread + np.maximum(1.25 / half, (spread + 0.7) / wide)
-        return np.insert(middle, 1, AIM, axis=1), distances
+        distances = 0.6 * spread + np.maximum((1.25 + rise) / half, (spread + 0.7) / wide)
+        return middle + np.array([0.0, AIM, 0.0]), distances
 
     def paint(self, time: float) -> np.ndarray:
         """The picture at ``time`` s, uint8 [H, W, 3] BGR."""
