@@ -10,11 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from ropetp_cli.body.model import load_body
 from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, PARENTS
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.trajectory import compare, constant_position, evaluate, foot_pinning
+from ropetp_cli.evaluation.trajectory import (
+    compare,
+    constant_position,
+    evaluate,
+    foot_pinning,
+    physics_rows,
+)
 from ropetp_cli.training.mocap import TOE_HEIGHT, Clip, PoseNoise, WindowSampler, load_clips, turn
 from ropetp_cli.training.trajectory import TrajTraining, train, validation_clips
 from ropetp_cli.trajectory.denoiser import (
@@ -33,6 +40,7 @@ from ropetp_cli.trajectory.losses import (
     trajectory_loss,
 )
 from ropetp_cli.trajectory.sampling import (
+    TrajectoryResult,
     _integrate,
     foot_contacts,
     regenerate_path,
@@ -482,3 +490,40 @@ def test_evaluate_prints_figures_and_one_json_object(tmp_path):
     assert table.exit_code == 0, table.output
     assert "foot_pinning" in table.stdout and "sway" in table.stdout
     assert CliRunner().invoke(evaluate_command, [*args, "--noise", "loud"]).exit_code == 2
+    lacks = CliRunner().invoke(evaluate_command, [*args, "--steps", "2", "--physics"])
+    assert isinstance(lacks.exception, RopeTPError) and "m.npz" in str(lacks.exception)
+    both = CliRunner().invoke(evaluate_command, [*args, "--noise", "rope", "--physics"])
+    assert both.exit_code == 2
+
+
+def test_physics_rows_are_measured_on_the_clips_with_rotations(tmp_path):
+    """A man stands; his path sways by the denoiser's fault, and physics plants his feet."""
+    rest = load_body().rest_joints(np.zeros(10))
+    rest -= rest[0]
+    bones = rest - rest[[max(parent, 0) for parent in PARENTS]]
+    write_mocap(tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz") as file:
+        content = dict(file)
+    frames = int(content["offsets"][-1])
+    still = np.zeros((frames, 24, 4), np.int16)
+    still[..., 0] = 32767
+    content["joints_rel"] = np.round(
+        np.tile(rest, (frames, 1, 1)) / content["joints_rel_scale"]
+    ).astype(np.int16)
+    content["root_pos"] = np.tile([0.0, -rest[:, 1].min() + 0.02, 0.0], (frames, 1))
+    content |= {
+        "rot_local_quat": still,
+        "rest_offsets": np.stack([0 * bones, bones]),
+        "has_rot": np.array([False, True]),
+    }
+    np.savez(tmp_path / "m.npz", **content)
+    clips = load_clips(tmp_path / "m.npz")
+
+    def swaying(joints, fps):
+        path = np.tile(clips[1].root[0].astype(float), (len(joints), 1))
+        path[:, 0] += 0.03 * np.sin(np.arange(len(joints)) / fps * 6)
+        return TrajectoryResult(path, np.ones((len(joints), 2)))
+
+    rows, applied, count = physics_rows(tmp_path / "m.npz", clips, swaying)
+    assert count == applied == 1
+    assert rows["full"]["foot_sliding"] < 0.5 * rows["without physics"]["foot_sliding"]

@@ -31,6 +31,7 @@ def command() -> None:
     show_default=True,
     help="True joints, or joints with a pose network's errors.",
 )
+@click.option("--physics", is_flag=True, help="Also with the physics stage (true joints only).")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 def trajectory(
     mocap: Path,
@@ -39,23 +40,27 @@ def trajectory(
     steps: int,
     seed: int,
     noise: str,
+    physics: bool,
     device: str,
 ) -> None:
     """TrajDenoiser against constant position and foot pinning on MOCAP (.npz)."""
-    from ropetp_cli.evaluation.trajectory import compare
+    from ropetp_cli.evaluation.trajectory import compare, physics_rows
     from ropetp_cli.training.mocap import load_clips
     from ropetp_cli.trajectory.denoiser import load_denoiser
     from ropetp_cli.trajectory.sampling import regenerate_path
     from ropetp_cli.weights import find_weights
 
+    if physics and noise != "clean":
+        raise click.BadParameter("--physics needs rotations, and --noise rope has none")
     clips = load_clips(mocap)
     is_file = weights is not None and weights.suffix == ".safetensors"
     model = load_denoiser(weights if is_file else find_weights("trajectory", weights))
 
     def denoiser(joints, fps):
-        return regenerate_path(model, joints, fps, steps, seed, device).path
+        return regenerate_path(model, joints, fps, steps, seed, device)
 
-    found = compare(clips, denoiser, noise, seed)
+    found = compare(clips, lambda joints, fps: denoiser(joints, fps).path, noise, seed)
+    rows, applied, of = physics_rows(mocap, clips, denoiser) if physics else ({}, 0, 0)
     totals, groups, worst = found.totals(), found.groups(), found.worst()
     if as_json:
         facts = {
@@ -68,11 +73,16 @@ def trajectory(
         }
         # The judged method's own figures lie at the top level, the methods' tables beside them.
         report = totals["trajdenoiser"] | facts | totals | {"w_mpjpe_by_action": groups}
+        if physics:
+            report |= {"physics": rows | {"applied": applied, "clips": of}}
         click.echo(json.dumps(_without_nan(report | {"worst": worst})))
         return
     click.echo(f"{len(clips)} clips, {sum(map(len, clips))} frames, joints {noise}")
-    _table("method", ["W-MPJPE mm", "WA-MPJPE mm", "RTE %", "accel m/s2", "jitter 10m/s3",
-                      "sliding mm"], totals)  # fmt: skip
+    columns = ["W-MPJPE mm", "WA-MPJPE mm", "RTE %", "accel m/s2", "jitter 10m/s3", "sliding mm"]
+    _table("method", columns, totals)
+    if physics:
+        click.echo(f"\nphysics, applied to {applied} of {of} clips with rotations")
+        _table("stage", columns, rows)
     click.echo("\nW-MPJPE, mm, by action")
     _table("action", list(totals), groups)
     click.echo("\nworst clips, W-MPJPE, mm")

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ropetp_cli.body.skeleton import ANKLES, FEET
+from ropetp_cli.body.rotations import forward_kinematics, quaternion_to_matrix
+from ropetp_cli.body.skeleton import ANKLES, FEET, PARENTS
+from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation import metrics
+from ropetp_cli.physics import simulate
 from ropetp_cli.training.mocap import Clip, noisy_clips
+from ropetp_cli.trajectory.sampling import TrajectoryResult
 
 Method = Callable[[np.ndarray, float], np.ndarray]
 
@@ -121,3 +126,54 @@ def compare(clips: list[Clip], denoiser: Method, noise: str = "clean", seed: int
     }
     scores = {name: evaluate(clips, method, noise, seed) for name, method in methods.items()}
     return Comparison(clips, scores, noise)
+
+
+def physics_rows(
+    mocap: Path, clips: list[Clip], denoiser: Callable[[np.ndarray, float], TrajectoryResult]
+) -> tuple[dict[str, dict[str, float]], int, int]:
+    """The last rows of the paper's Table 5 on the clips of ``mocap`` that have rotations: the path
+    alone and with physics. Returns the table, on how many clips physics was applied, of how many.
+
+    What physics does to the body is added to the clip's joints, which differ a little from those
+    of its rotations on its rest skeleton.
+    """
+    scores: dict[str, list[Scores]] = {"without physics": [], "full": []}
+    applied = 0
+    for clip, posed in zip(clips, load_rotations(mocap, clips), strict=True):
+        if posed is None:
+            continue
+        rotations, rest = posed
+        found = denoiser(clip.joints, clip.fps)
+        done = simulate(rotations, found.path, rest, found.contacts, clip.fps)
+        before, after = (
+            forward_kinematics(each, rest, -rest[0]) for each in (rotations, done.rotations)
+        )
+        scores["without physics"].append(score(clip.joints, found.path, clip))
+        scores["full"].append(score(clip.joints + (after - before), done.path, clip))
+        applied += done.applied
+    if not scores["full"]:
+        raise RopeTPError(f"{mocap}: no clip has rotations (has_rot), which physics needs")
+    table = {name: summarize(each) for name, each in scores.items()}
+    return table, applied, len(scores["full"])
+
+
+def load_rotations(
+    mocap: Path, clips: list[Clip]
+) -> list[tuple[np.ndarray, np.ndarray] | None]:  # fmt: skip
+    """Parent-relative rotations [N, 24, 3, 3] and rest joints [24, 3] m of each clip, None where
+    it has none: ``rot_local_quat`` int16 [F, 24, 4] wxyz, ``rest_offsets`` [C, 24, 3] m, and
+    ``has_rot`` [C] of the file."""
+    with np.load(mocap, allow_pickle=False) as file:
+        if not {"rot_local_quat", "rest_offsets", "has_rot"} <= set(file.files):
+            return [None] * len(clips)
+        quaternions, offsets = file["rot_local_quat"], file["offsets"]
+        bones, known = file["rest_offsets"].astype(np.float64), file["has_rot"]
+    out: list[tuple[np.ndarray, np.ndarray] | None] = []
+    for k in range(len(clips)):
+        rest = np.zeros((24, 3))
+        for joint, parent in enumerate(PARENTS):
+            if parent >= 0:
+                rest[joint] = rest[parent] + bones[k, joint]
+        turns = quaternion_to_matrix(quaternions[offsets[k] : offsets[k + 1]])
+        out.append((turns, rest) if known[k] else None)
+    return out
