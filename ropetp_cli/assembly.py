@@ -62,7 +62,8 @@ class Scene:
     ``poses`` at the frames of ``timeline``, camera axes; ``turn`` [M, 3, 3] world-from-camera;
     ``rest`` [24, 3] m the rest joints of the person's shape. rotations [M, 24, 3, 3] have joint 0
     in the world. The path stage sets path [M, 3] m (the pelvis), contacts [M, 2] and level [M] m
-    (of what the person stands on, above the floor); physics may change the first three.
+    (of what the person stands on, above the floor), and path_source says what it went by; physics
+    may change the first three.
     """
 
     track: Track
@@ -74,6 +75,7 @@ class Scene:
     path: np.ndarray
     contacts: np.ndarray
     level: np.ndarray
+    path_source: str = "camera alone"
 
     @classmethod
     def from_camera(

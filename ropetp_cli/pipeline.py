@@ -184,7 +184,7 @@ def capture(
 
     files = write_motions(motions, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
-    report = describe(people, camera, tracks, poses, motions, physics, body, options)
+    report = describe(people, camera, tracks, poses, scenes, motions, physics, body, options)
     report |= {
         "key": run_key(made_of),
         "source": source,
@@ -402,12 +402,13 @@ def regenerate_paths(
                         f.path - f.level[:, None] * [0.0, 1.0, 0.0], scene.joints(),
                         scene.timeline.fps,
                     ),
+                    path_source="poses and camera",
                 )
                 for scene, f in zip(scenes, fused, strict=True)
             ]  # fmt: skip
     placed = place_in_one_world([n.path for n in new], [scene.path for scene in scenes])
     return [
-        replace(scene, path=path, contacts=n.contacts)
+        replace(scene, path=path, contacts=n.contacts, path_source="poses alone")
         for scene, path, n in zip(scenes, placed, new, strict=True)
     ]
 
@@ -487,6 +488,7 @@ def describe(
     camera: Camera,
     tracks: list[Track],
     poses: list[PoseSequence],
+    scenes: list[Scene],
     motions: list[Motion],
     physics: list[dict[str, Any]],
     body: BodyData,
@@ -528,9 +530,13 @@ def describe(
                 "output_frames": len(motion),
                 "joint_agreement": joint_agreement(pose.joints2d, track.keypoints, track.boxes),
                 **motion_figures(motion),
+                "path_source": scene.path_source,
+                "highest_level_m": round(float(scene.level.max()), 2),
                 "physics": simulated,
             }
-            for track, pose, motion, simulated in zip(tracks, poses, motions, physics, strict=True)
+            for track, pose, scene, motion, simulated in zip(
+                tracks, poses, scenes, motions, physics, strict=True
+            )
         ],
     }
 
