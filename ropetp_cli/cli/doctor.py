@@ -18,6 +18,7 @@ REQUIRED = {
     "numpy": "numpy", "scipy": "scipy", "torch": "torch", "torchvision": "torchvision",
     "timm": "timm", "smplx": "smplx", "safetensors": "safetensors", "cv2": "opencv-python>=5.0",
     "ultralytics": "ultralytics", "lap": "lap", "mujoco": "mujoco", "pygltflib": "pygltflib",
+    "av": "av",
 }  # fmt: skip
 #: Modules that cannot be imported where another one is broken: that one is to be mended.
 LEANS_ON = {

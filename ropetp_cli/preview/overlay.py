@@ -59,7 +59,7 @@ def render_overlay(
     start: float | None = None,
     end: float | None = None,
 ) -> Path:
-    """Write the video with everybody's mesh over it, at its size and rate.
+    """Write the video with everybody's mesh over it, at its size and rate, with its sound.
 
     The frames stream; ``start`` and ``end`` (s) are those of the capture; ``progress(1)`` is
     called for every frame.
@@ -67,9 +67,9 @@ def render_overlay(
     with VideoReader(video, start, end) as reader:
         info = reader.info
         painter = OverlayPainter(motions, body, info.fps)
-        with VideoWriter(out, info.size, info.fps) as writer:
+        with VideoWriter(out, info.size, info.fps, sound=video) as writer:
             for _, time, frame in reader:
-                writer.write(painter.paint(np.ascontiguousarray(frame), time))
+                writer.write(painter.paint(np.ascontiguousarray(frame), time), time)
                 if progress:
                     progress(1)
     return Path(out)
@@ -91,11 +91,12 @@ def render_side_by_side(
         width = round(info.width * height / info.height)
         overlay = OverlayPainter(motions, body, info.fps)
         world = WorldPainter(motions, body, (round(height * 4 / 3), height))
-        with VideoWriter(out, (width + world.size[0], height), info.fps) as writer:
+        size = (width + world.size[0], height)
+        with VideoWriter(out, size, info.fps, sound=video) as writer:
             for _, time, frame in reader:
                 left = overlay.paint(np.ascontiguousarray(frame), time)
                 left = cv2.resize(left, (width, height), interpolation=cv2.INTER_AREA)
-                writer.write(np.hstack([left, world.paint(time)]))
+                writer.write(np.hstack([left, world.paint(time)]), time)
                 if progress:
                     progress(1)
     return Path(out)
