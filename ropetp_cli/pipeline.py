@@ -33,6 +33,7 @@ from ropetp_cli.camera.gravity import (
 )
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.exchange.npz import AMASS_FPS
 from ropetp_cli.files import discard_drafts, writable_directory, write_json
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
@@ -84,8 +85,12 @@ class CaptureOptions:
     seed: int = 0
     path: str = "auto"
     up: str = "z"
+    npz_layout: str = "smpl"
+    skeleton: str = "smpl"
+    with_mesh: bool | None = None
+    one_glb: bool = False
     physics: bool = True
-    previews: tuple[str, ...] = ("overlay",)
+    previews: tuple[str, ...] = ("overlay", "viewer")
     device: str = "auto"
     body: str | None = None
     weights: Path | None = None
@@ -171,8 +176,9 @@ def capture(
     ]
     camera = find_gravity(camera, background, poses, tracks, people, options)
 
+    fps = options.fps or (AMASS_FPS if options.npz_layout == "amass" else people.fps)
     scenes = [
-        at_constant_rate(track, pose, people, camera, body, options.fps or people.fps)
+        at_constant_rate(track, pose, people, camera, body, fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
     scenes = stage(
@@ -182,7 +188,7 @@ def capture(
     scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
     motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
-    files = write_motions(motions, out, options, clock)
+    files = write_motions(motions, body, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
     report = describe(people, camera, tracks, poses, scenes, motions, physics, body, options)
     report |= {
@@ -448,17 +454,20 @@ def imitate(
 
 
 def write_motions(
-    motions: list[Motion], out: Path, options: CaptureOptions, clock: "Clock"
+    motions: list[Motion], body: BodyData, out: Path, options: CaptureOptions, clock: "Clock"
 ) -> list[Path]:
-    """Every format asked for, one file a person."""
+    """Every format asked for, one file a person unless told otherwise."""
+    names = [f"person_{motion.person:02d}" for motion in motions]
+    jobs = exchange.targets(motions, names, out, options.formats, options.one_glb)
     files = []
-    with clock("write", len(motions) * len(options.formats)) as advance:
-        for motion in motions:
-            for suffix in options.formats:
-                path = out / f"person_{motion.person:02d}.{suffix}"
-                exchange.write(motion, path, **({"up": options.up} if suffix == "npz" else {}))
-                files.append(path)
-                advance(1)
+    with clock("write", len(jobs)) as advance:
+        for what, path in jobs:
+            told = exchange.options_for(
+                path.suffix, up=options.up, layout=options.npz_layout, skeleton=options.skeleton,
+                body=body, with_mesh=options.with_mesh,
+            )  # fmt: skip
+            files.append(exchange.write(what, path, **told))
+            advance(1)
     return files
 
 
@@ -479,7 +488,7 @@ def write_previews(
     with clock("preview", None) as advance:
         return render_previews(
             video, motions, body, out, wanted, progress=advance,
-            start=options.start, end=options.end,
+            start=options.start, end=options.end, with_mesh=options.with_mesh,
         )  # fmt: skip
 
 
@@ -519,7 +528,7 @@ def describe(
         "seed": options.seed,
         "ddim_steps": options.steps,
         "fps": round(motions[0].fps, 4),
-        "warnings": people.warnings,
+        "warnings": people.warnings + _mesh_note(body, options),
         "people": [
             {
                 "id": track.id,
@@ -539,6 +548,12 @@ def describe(
             )
         ],
     }
+
+
+def _mesh_note(body: BodyData, options: CaptureOptions) -> list[str]:
+    if "glb" not in options.formats or options.with_mesh is not None:
+        return []
+    return [] if exchange.may_travel(body.label) else [f"GLB holds {exchange.LICENSED}"]
 
 
 def choose_device(name: str) -> str:

@@ -17,9 +17,12 @@ from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import forward_kinematics, local_to_global
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, PARENTS
 from ropetp_cli.cli import group
+from ropetp_cli.cli.options import SKELETONS as NAMES_OFFERED
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange.bvh import continuous_euler, read_bvh
+from ropetp_cli.exchange.names import SKELETONS, joint_names
 from ropetp_cli.exchange.npz import load_motion, save_motion
+from ropetp_cli.exchange.resample import resampled
 from ropetp_cli.motion import Motion
 
 
@@ -122,6 +125,36 @@ def test_amass_layout_has_resting_hands_and_reads_back(body, tmp_path):
     back = load_motion(tmp_path / "a.npz")
     assert np.allclose(back.rotations[:, :22], motion.rotations[:, :22], atol=1e-6)
     assert np.allclose(back.betas, motion.betas, atol=1e-6)
+
+
+def test_amass_flavour_is_what_its_readers_take(body, tmp_path):
+    """z up, SMPL-H's columns and a whole frame rate: some readers cut the rate to an integer."""
+    from click.testing import CliRunner
+
+    motion = make_motion(body, frames=40, fps=30000 / 1001)
+    motion.timestamps[:] = np.arange(40) / motion.fps
+    save_motion(motion, tmp_path / "m.npz")
+    words = ["export", str(tmp_path / "m.npz"), "--to", "npz", "--npz-layout", "amass"]
+    result = CliRunner().invoke(group, [*words, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "out" / "m.npz") as file:
+        assert file["poses"].shape == (40, 156) and file["up_axis"] == "z"
+        assert int(file["mocap_framerate"]) == file["mocap_frame_rate"] == 30
+    with pytest.raises(RopeTPError, match="z up"):
+        save_motion(motion, tmp_path / "y.npz", up="y", layout="amass")
+
+
+def test_resampling_keeps_times_joints_and_the_skeleton(body):
+    motion = make_motion(body, frames=31, fps=30.0)
+    slow = resampled(motion, 10.0)
+    assert len(slow) == 11 and slow.fps == 10.0
+    assert np.allclose(slow.timestamps, motion.timestamps[::3])
+    assert np.array_equal(slow.frame_index, motion.frame_index[::3])
+    for name in ("joints", "trans", "contacts", "joints2d", "camera_rotation"):
+        assert np.allclose(getattr(slow, name), getattr(motion, name)[::3], atol=1e-6), name
+    fast = resampled(motion, 59.94)
+    assert fast.duration == pytest.approx(motion.duration, abs=1 / 30)
+    assert np.allclose(exchange.rest_joints(fast), exchange.rest_joints(motion), atol=1e-9)
 
 
 @pytest.mark.parametrize("columns", [72, 156, 165])
@@ -310,6 +343,32 @@ def test_euler_angles_do_not_jump():
     assert np.allclose(back, matrices[:, 0], atol=1e-9)
 
 
+def test_every_skeleton_names_every_joint_once():
+    assert set(SKELETONS) == set(NAMES_OFFERED)
+    for skeleton, table in SKELETONS.items():
+        assert set(table) == set(JOINTS) and len(set(table.values())) == 24, skeleton
+        assert not any(" " in name for name in table.values())
+    assert joint_names("mixamo")[JOINT_INDEX["left_elbow"]] == "mixamorig:LeftForeArm"
+    assert joint_names("ue5")[JOINT_INDEX["right_hip"]] == "thigh_r"
+    assert joint_names("unity")[JOINT_INDEX["left_collar"]] == "LeftShoulder"
+    assert joint_names("rigify")[JOINT_INDEX["right_foot"]] == "toe.R"
+
+
+@pytest.mark.parametrize("skeleton", list(SKELETONS))
+def test_renamed_files_move_as_before(body, tmp_path, skeleton):
+    pygltflib = pytest.importorskip("pygltflib")
+    motion = make_motion(body, frames=3)
+    names = joint_names(skeleton)
+    exchange.write(motion, tmp_path / "a.bvh", skeleton=skeleton)
+    bvh = read_bvh(tmp_path / "a.bvh")
+    assert set(bvh.names) == set(names)
+    exchange.write(motion, tmp_path / "smpl.bvh")
+    assert np.array_equal(bvh.rotations, read_bvh(tmp_path / "smpl.bvh").rotations)
+    exchange.write(motion, tmp_path / "a.glb", skeleton=skeleton)
+    gltf = pygltflib.GLTF2().load(str(tmp_path / "a.glb"))
+    assert tuple(node.name for node in gltf.nodes[:24]) == names
+
+
 def test_bvh_agrees_with_another_reader(body, tmp_path):
     bvhio = pytest.importorskip("bvhio")
     motion = make_motion(body, frames=4)
@@ -397,6 +456,37 @@ def test_glb_moves_joints_and_mesh_as_the_body_does(body, tmp_path):
         assert np.abs(placed - truth[frame]).mean() < 2e-3
 
 
+def test_one_glb_holds_everybody_in_step(body, tmp_path):
+    pygltflib = pytest.importorskip("pygltflib")
+    early = make_motion(body, frames=30, person=1)
+    late = make_motion(body, frames=12, seed=1, person=2)
+    late.timestamps[:] = early.timestamps[9:21]
+    exchange.write([early, late], tmp_path / "people.glb")
+    gltf = pygltflib.GLTF2().load(str(tmp_path / "people.glb"))
+    assert len(gltf.skins) == len(gltf.meshes) == 2 and len(gltf.animations) == 1
+    roots = [gltf.nodes[index].name for index in gltf.scenes[0].nodes]
+    assert [name for name in roots if name.startswith("person")] == ["person_01", "person_02"]
+    animation = gltf.animations[0]
+    keys, scales = {}, {}
+    for channel in animation.channels:
+        sampler = animation.samplers[channel.sampler]
+        times, values = accessor(gltf, sampler.input)[:, 0], accessor(gltf, sampler.output)
+        name = gltf.nodes[channel.target.node].name
+        if channel.target.path == "scale":
+            assert sampler.interpolation == "STEP"
+            scales[name] = list(zip(times.tolist(), values[:, 0].tolist(), strict=True))
+        elif channel.target.path == "translation":
+            keys[channel.target.node] = (times, values)
+    (_, first), (_, second) = sorted(keys.items())
+    assert np.allclose(first[0], np.arange(30) / 30, atol=1e-6)
+    assert np.allclose(second[0], np.arange(9, 21) / 30, atol=1e-6)
+    assert np.allclose(second[1], late.joints[:, 0], atol=1e-6)
+    assert list(scales) == ["person_02"]  # the first one is always there
+    there = np.array(scales["person_02"])
+    assert there[:, 1].tolist() == [0, 1, 0]
+    assert np.allclose(there[:, 0], [0, 8.5 / 30, 20.5 / 30], atol=1e-5)
+
+
 def test_glb_quaternions_never_flip(body, tmp_path):
     pygltflib = pytest.importorskip("pygltflib")
     turn = Rotation.from_euler("y", np.linspace(0, 1000, 60)[:, None], degrees=True)
@@ -475,6 +565,33 @@ def test_export_writes_what_is_asked_without_torch(body, tmp_path):
     with np.load(tmp_path / "out" / "m.npz") as file:
         assert file["up_axis"] == "y"
     assert_same(load_motion(tmp_path / "out" / "m.npz"), load_motion(tmp_path / "m.npz"))
+
+
+def test_export_puts_people_together_and_renames(body, tmp_path):
+    from click.testing import CliRunner
+
+    for person in (1, 2):
+        save_motion(make_motion(body, person=person), tmp_path / f"person_0{person}.npz")
+    sources = [str(path) for path in sorted(tmp_path.glob("*.npz"))]
+    words = ["--to", "bvh,glb", "--one-glb", "--skeleton", "mixamo", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(group, ["export", *sources, *words])
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["people.glb", "person_01.bvh", "person_02.bvh"]
+    assert "mixamorig:Hips" in (tmp_path / "out" / "person_02.bvh").read_text()
+    twice = CliRunner().invoke(group, ["export", sources[0], sources[0], "-o", str(tmp_path)])
+    assert twice.exit_code == 2 and "same name" in twice.output
+
+
+def test_export_of_a_licensed_body_says_why_the_mesh_is_missing(body, tmp_path):
+    from click.testing import CliRunner
+
+    save_motion(replace(make_motion(body), body="smpl:0123"), tmp_path / "m.npz")
+    words = ["export", str(tmp_path / "m.npz"), "--to", "glb", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(group, words)
+    assert result.exit_code == 0 and "licence" in result.output and "--with-mesh" in result.output
+    silent = CliRunner().invoke(group, [*words, "--no-mesh"])
+    assert silent.exit_code == 0 and "licence" not in silent.output
 
 
 @pytest.mark.parametrize(

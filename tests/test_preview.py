@@ -405,7 +405,7 @@ def test_preview_command_ends_in_one_line(body, video, tmp_path, capsys):
     for arguments, words in cases.items():
         code, _, err = run([*arguments, "--quiet"], capsys)
         assert code == 1 and words in err and err.count("\n") == 1, err
-    assert run(["preview", folder, "--preview", "viewer"], capsys)[0] == 2
+    assert run(["preview", folder, "--preview", "hologram"], capsys)[0] == 2
     (folder / "report.json").write_text("{}")
     code, _, err = run(["preview", folder], capsys)
     assert code == 1 and "damaged" in err
@@ -425,6 +425,7 @@ def test_preview_refuses_another_body(body, video, tmp_path, capsys):
 
 def test_previews_are_checked_before_anything_is_drawn(body, tmp_path):
     assert check_previews(["none"]) == () and check_previews(["world", "world"]) == ("world",)
-    with pytest.raises(RopeTPError, match="viewer"):
-        render_previews("none.mp4", [walker(body)], body, tmp_path, ("world", "viewer"))
+    assert check_previews(["viewer", "overlay"]) == ("overlay", "viewer")  # it looks for it
+    with pytest.raises(RopeTPError, match="hologram"):
+        render_previews("none.mp4", [walker(body)], body, tmp_path, ("world", "hologram"))
     assert not list(tmp_path.iterdir())

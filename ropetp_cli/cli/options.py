@@ -7,7 +7,11 @@ from typing import Any
 import click
 
 FORMATS = ("npz", "bvh", "glb", "fbx")
-PREVIEWS = ("none", "overlay", "world", "side-by-side", "paths", "sheet")
+LAYOUTS = ("smpl", "amass")
+SKELETONS = ("smpl", "mixamo", "ue5", "unity", "rigify")
+PREVIEWS = (
+    "none", "overlay", "world", "world-fixed", "side-by-side", "viewer", "paths", "sheet",
+)  # fmt: skip
 
 
 class Words(click.ParamType):
@@ -33,6 +37,17 @@ class Words(click.ParamType):
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
+#: What ``export`` may be told of the files, too.
+FILE_OPTIONS = [
+    click.option("--skeleton", type=click.Choice(SKELETONS), default="smpl", show_default=True,
+                 help="Whose joint names BVH, GLB and FBX carry."),
+    click.option("--with-mesh/--no-mesh", default=None,
+                 help="The body's surface in GLB and viewer. Without either: the embedded "
+                 "body's yes, a licensed SMPL body's no."),
+    click.option("--one-glb", is_flag=True,
+                 help="One GLB with everybody in step, people.glb, instead of one each."),
+]  # fmt: skip
+
 _OPTIONS = [
     click.option("--person", default="all", show_default=True, metavar="all|largest|ID[,ID]",
                  help="Whom to capture; ids as `ropetp tracks` shows them."),
@@ -56,9 +71,13 @@ _OPTIONS = [
                  "its place saw the person; diffusion, as in the paper, uses the poses alone."),
     click.option("--up", type=click.Choice(["y", "z"]), default="z", show_default=True,
                  help="Up axis of the npz (BVH and GLB are y-up)."),
+    click.option("--npz-layout", type=click.Choice(LAYOUTS), default="smpl", show_default=True,
+                 help="amass: 156 columns, z up, 30 frames/s unless --fps, as AMASS's readers "
+                 "want it."),
+    *FILE_OPTIONS,
     click.option("--physics/--no-physics", default=True, show_default=True,
                  help="Clean the motion in a physics simulation."),
-    click.option("--preview", "previews", type=Words(PREVIEWS), default="overlay",
+    click.option("--preview", "previews", type=Words(PREVIEWS), default="overlay,viewer",
                  show_default=True, help="Pictures to draw."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
                  show_default=True),
@@ -74,7 +93,16 @@ _OPTIONS = [
 
 def capture_options(command: Callable) -> Callable:
     """Adds the options of :class:`ropetp_cli.pipeline.CaptureOptions` to a command."""
-    for option in reversed(_OPTIONS):
+    return _with(command, _OPTIONS)
+
+
+def file_options(command: Callable) -> Callable:
+    """Adds the options of the files that ``capture`` and ``export`` write."""
+    return _with(command, FILE_OPTIONS)
+
+
+def _with(command: Callable, options: list[Callable]) -> Callable:
+    for option in reversed(options):
         command = option(command)
     return command
 

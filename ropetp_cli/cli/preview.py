@@ -14,13 +14,16 @@ DRAWN = tuple(name for name in PREVIEWS if name != "none")
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--preview", "previews", type=Words(DRAWN), default="overlay,world",
+@click.option("--preview", "previews", type=Words(DRAWN), default="overlay,world,viewer",
               show_default=True, help="Pictures to draw.")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where to write; RUN_DIR if not given.")  # fmt: skip
 @click.option("--video", type=click.Path(path_type=Path), metavar="FILE",
               help="The captured video, if it was moved since.")  # fmt: skip
 @click.option("--body", metavar="FILE", help="The SMPL file of a capture made with --body.")
+@click.option("--with-mesh/--no-mesh", default=None,
+              help="The body's surface in the viewer. Without either: the embedded body's yes, "
+              "a licensed SMPL body's no.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(
     run_dir: Path,
@@ -28,9 +31,10 @@ def command(
     out: Path | None,
     video: Path | None,
     body: str | None,
+    with_mesh: bool | None,
     quiet: bool,
 ) -> None:
-    """Draw the overlay, world view and more from the finished capture in RUN_DIR."""
+    """Draw the overlay, world view, viewer and more of the finished capture in RUN_DIR."""
     source = _captured_video(run_dir)
     from ropetp_cli import exchange
     from ropetp_cli.body.model import load_body
@@ -52,7 +56,7 @@ def command(
     with progress_bars(quiet) as progress, progress("preview", None) as advance:
         files = render_previews(
             video or source["path"], motions, model, out, previews,
-            progress=advance, start=source.get("start"), end=source.get("end"),
+            progress=advance, start=source.get("start"), end=source.get("end"), with_mesh=with_mesh,
         )  # fmt: skip
     for path in files:
         click.echo(path)

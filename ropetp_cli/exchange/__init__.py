@@ -6,8 +6,9 @@ either the old file or the whole new one.
 """
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,20 @@ _WRITERS = {
     ".glb": "ropetp_cli.exchange.glb:save_glb",
     ".fbx": "ropetp_cli.exchange.fbx:save_fbx",
 }
+#: Suffix -> the options its writer takes, of those a command may be given.
+_OPTIONS = {
+    ".npz": ("up", "layout"),
+    ".bvh": ("skeleton",),
+    ".glb": ("skeleton", "body", "with_mesh"),
+    ".fbx": ("skeleton",),
+}
 NO_BLENDER = (
     "FBX needs Blender's module: pip install 'ropetp[fbx]' (Python 3.11); "
     "BVH and GLB load in every FBX tool"
+)
+LICENSED = (
+    "the skeleton alone, because SMPL's licence does not let its mesh be passed on; "
+    "--with-mesh puts it in for your own use"
 )
 _READERS = {".npz": "ropetp_cli.exchange.npz:load_motion"}
 
@@ -47,6 +59,11 @@ def writers() -> tuple[str, ...]:
     return tuple(_WRITERS)
 
 
+def options_for(suffix: str, **options: Any) -> dict[str, Any]:
+    """Those of ``options`` that the writer of ``suffix`` takes."""
+    return {name: options[name] for name in _OPTIONS[suffix] if name in options}
+
+
 def check_formats(names: Iterable[str]) -> None:
     """RopeTPError for a format that nobody writes or that cannot be written here, before work
     is done for it."""
@@ -56,11 +73,32 @@ def check_formats(names: Iterable[str]) -> None:
             raise RopeTPError(NO_BLENDER)
 
 
-def write(motion: Motion, path: str | Path, **options) -> Path:
+def targets(
+    motions: Sequence[Motion],
+    names: Sequence[str],
+    folder: Path,
+    formats: Iterable[str],
+    one_glb: bool = False,
+) -> list[tuple[Motion | list[Motion], Path]]:
+    """What to write where: each motion under its name in every format; with ``one_glb`` the GLB
+    is one file, ``people.glb``, with everybody in it."""
+    formats = tuple(formats)
+    jobs: list[tuple[Motion | list[Motion], Path]] = [
+        (motion, folder / f"{name}.{suffix}")
+        for motion, name in zip(motions, names, strict=True)
+        for suffix in formats
+        if not (one_glb and suffix == "glb")
+    ]
+    if one_glb and "glb" in formats:
+        jobs.append((list(motions), folder / "people.glb"))
+    return jobs
+
+
+def write(motion: Motion | list[Motion], path: str | Path, **options) -> Path:
     """Write ``motion`` in the format of ``path``'s suffix and return the path.
 
-    ``options`` go to the format's own writer. Raises RopeTPError for a suffix nobody writes and
-    for a place that cannot be written.
+    A GLB takes a list of motions, too. ``options`` go to the format's own writer. Raises
+    RopeTPError for a suffix nobody writes and for a place that cannot be written.
     """
     path = Path(path)
     _pick(_WRITERS, path, "write")(motion, path, **options)
@@ -71,6 +109,13 @@ def read(path: str | Path, **options) -> Motion:
     """Read the motion in ``path``, y up. Raises RopeTPError for anything that is not one."""
     path = Path(path)
     return _pick(_READERS, path, "read")(path, **options)
+
+
+def may_travel(label: str) -> bool:
+    """Whether the mesh of the body called ``label`` may be passed on: the embedded one's may."""
+    from ropetp_cli.body.model import load_body
+
+    return label == load_body().label
 
 
 def rest_joints(motion: Motion) -> np.ndarray:

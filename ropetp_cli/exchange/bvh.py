@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from ropetp_cli.body.skeleton import JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange import rest_joints
+from ropetp_cli.exchange.names import joint_names
 from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
 
@@ -48,12 +49,13 @@ class Bvh(NamedTuple):
     frame_time: float
 
 
-def save_bvh(motion: Motion, path: str | Path) -> None:
-    """Write ``motion`` as BVH. Its root channel is the pelvis in the y-up world, m."""
+def save_bvh(motion: Motion, path: str | Path, skeleton: str = "smpl") -> None:
+    """Write ``motion`` as BVH, its joints named as ``skeleton`` does. The root channel is the
+    pelvis in the y-up world, m."""
     rest = rest_joints(motion)
     offsets = rest - rest[[max(parent, 0) for parent in PARENTS]]
     order: list[int] = []
-    lines = ["HIERARCHY", *_hierarchy(0, offsets, order)]
+    lines = ["HIERARCHY", *_hierarchy(0, offsets, joint_names(skeleton), order)]
     angles = continuous_euler(motion.rotations)[:, order]
     rows = np.concatenate([motion.joints[:, 0], angles.reshape(len(motion), -1)], axis=1)
     lines += ["MOTION", f"Frames: {len(motion)}", f"Frame Time: {1.0 / motion.fps:.9f}"]
@@ -62,7 +64,9 @@ def save_bvh(motion: Motion, path: str | Path) -> None:
         np.savetxt(file, rows, fmt="%.6f")
 
 
-def _hierarchy(joint: int, offsets: np.ndarray, order: list[int]) -> list[str]:
+def _hierarchy(
+    joint: int, offsets: np.ndarray, names: tuple[str, ...], order: list[int]
+) -> list[str]:
     """The lines of ``joint`` and all below it; ``order`` collects the joints as they come."""
     order.append(joint)
     kind = "ROOT" if joint == 0 else "JOINT"
@@ -71,10 +75,10 @@ def _hierarchy(joint: int, offsets: np.ndarray, order: list[int]) -> list[str]:
     inside = [_offset(offsets[joint]), f"CHANNELS {channels}"]
     children = [child for child, parent in enumerate(PARENTS) if parent == joint]
     for child in children:
-        inside += _hierarchy(child, offsets, order)
+        inside += _hierarchy(child, offsets, names, order)
     if not children:
         inside += ["End Site", "{", "\t" + _offset(END_SITES[JOINTS[joint]]), "}"]
-    return [f"{kind} {JOINTS[joint]}", "{", *("\t" + line for line in inside), "}"]
+    return [f"{kind} {names[joint]}", "{", *("\t" + line for line in inside), "}"]
 
 
 def _offset(vector: np.ndarray | tuple[float, float, float]) -> str:

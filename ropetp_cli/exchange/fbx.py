@@ -42,15 +42,17 @@ bpy.ops.export_scene.fbx(
 """
 
 
-def save_fbx(motion: Motion, path: str | Path, python: str = sys.executable) -> None:
+def save_fbx(
+    motion: Motion, path: str | Path, skeleton: str = "smpl", python: str = sys.executable
+) -> None:
     """Write ``motion`` as binary FBX 7.4: our BVH through Blender.
 
-    ``python`` is an interpreter that has ``bpy`` 5. Raises RopeTPError when it has not, or when
-    Blender fails.
+    The joints are named as ``skeleton`` does. ``python`` is an interpreter that has ``bpy`` 5.
+    Raises RopeTPError when it has not, or when Blender fails.
     """
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
         source = Path(folder) / f"person_{motion.person:02d}.bvh"
-        save_bvh(motion, source)
+        save_bvh(motion, source, skeleton)
         try:
             done = subprocess.run(
                 [python, "-c", CONVERT, str(source), str(temporary)],

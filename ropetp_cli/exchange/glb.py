@@ -1,10 +1,10 @@
-"""GLB: a skinned, animated person in one binary glTF 2.0 file, metres, y up, facing +z.
+"""GLB: skinned, animated people in one binary glTF 2.0 file, metres, y up, facing +z.
 
-Times are in seconds, so no reader can mistake the rate. The joints are nodes with SMPL's names;
-the mesh goes in for the embedded body, whose licence lets it travel, and for any other only
-when asked.
+Times are in seconds, so no reader can mistake the rate. The joints are nodes; the mesh
+goes in for the embedded body, whose licence lets it travel, and for any other only when asked.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from ropetp_cli import __version__
 from ropetp_cli.body.rotations import matrix_to_quaternion
-from ropetp_cli.body.skeleton import JOINTS, NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.exchange import rest_joints
+from ropetp_cli.exchange import may_travel, rest_joints
+from ropetp_cli.exchange.names import joint_names
 from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
 
@@ -26,71 +27,68 @@ INFLUENCES = 4
 
 
 def save_glb(
-    motion: Motion, path: str | Path, body: "BodyData | None" = None, with_mesh: bool | None = None
+    motion: Motion | Sequence[Motion],
+    path: str | Path,
+    body: "BodyData | None" = None,
+    with_mesh: bool | None = None,
+    skeleton: str = "smpl",
 ) -> None:
-    """Write ``motion`` as GLB.
+    """Write one motion as GLB, or several people of one video, in step in one world.
 
-    ``with_mesh`` None takes the mesh in when ``motion`` was made with the embedded body; True
-    takes the mesh of ``body`` (the embedded one if None), which must be the one the motion was
-    made with; False writes the skeleton alone. Needs pygltflib.
+    ``with_mesh`` None takes the mesh in when a motion was made with the embedded body; True
+    takes the mesh of ``body``, too (if None the installed one's), which must be the one the
+    motion was made with; False writes the skeleton alone. Joints are named as ``skeleton``
+    does. Of several people each hangs on a node of its own, ``person_01``, whose scale is 0
+    while the person is not there. Needs pygltflib.
     """
     try:
         import pygltflib as gltf
     except ImportError as error:
         raise RopeTPError(f"{path}: GLB needs pygltflib: pip install pygltflib") from error
-    mesh = _mesh_for(motion, path, body, with_mesh)
+    motions = [motion] if isinstance(motion, Motion) else list(motion)
+    meshes = [_mesh_for(one, path, body, with_mesh) for one in motions]
     file = _Builder(gltf)
-    rest = rest_joints(motion)
-    offsets = np.concatenate([rest[:1], rest[1:] - rest[list(PARENTS[1:])]])
-    file.document.nodes = [
-        gltf.Node(
-            name=name,
-            translation=offsets[joint].tolist(),
-            children=[child for child, parent in enumerate(PARENTS) if parent == joint],
-        )
-        for joint, name in enumerate(JOINTS)
-    ]
-    bind = np.tile(np.eye(4, dtype=np.float32), (NUM_JOINTS, 1, 1))
-    bind[:, 3, :3] = -rest  # column by column, as glTF stores matrices
-    file.document.skins = [
-        gltf.Skin(
-            name="body",
-            joints=list(range(NUM_JOINTS)),
-            skeleton=0,
-            inverseBindMatrices=file.add(bind.reshape(-1, 16)),
-        )
-    ]
-    file.animate(motion)
-    roots = [0]
-    if mesh is not None:
-        file.add_mesh(mesh, motion.betas)
-        roots.append(NUM_JOINTS)
+    begin = min(one.timestamps[0] for one in motions)
+    end = max(one.timestamps[-1] for one in motions)
+    roots = []
+    for one, mesh in zip(motions, meshes, strict=True):
+        parts = file.add_person(one, mesh, joint_names(skeleton), one.timestamps[0] - begin)
+        if len(motions) > 1:
+            file.document.nodes.append(gltf.Node(name=_name(one), children=parts[:1]))
+            parts[0] = len(file.document.nodes) - 1
+            file.hide_outside(parts[0], one, begin, end)
+        roots += parts
     file.document.scenes = [gltf.Scene(nodes=roots)]
-    file.document.extras = {"fps": motion.fps, "body": motion.body}
+    file.document.extras = {"fps": motions[0].fps, "body": motions[0].body}
     file.document.buffers = [gltf.Buffer(byteLength=len(file.data))]
     file.document.set_binary_blob(bytes(file.data))
     with atomic_path(path) as temporary:
         file.document.save_binary(str(temporary))
 
 
+def _name(motion: Motion) -> str:
+    return f"person_{motion.person:02d}"
+
+
 def _mesh_for(
     motion: Motion, path: str | Path, body: "BodyData | None", with_mesh: bool | None
 ) -> "BodyData | None":
     """The body whose mesh goes into the file, or None for the skeleton alone."""
-    if with_mesh is False:
+    if with_mesh is False or (with_mesh is None and not may_travel(motion.body)):
         return None
-    if body is None or with_mesh is None:
-        from ropetp_cli.body.model import load_body
+    from ropetp_cli.body.model import INSTALLED, installed_file, load_body
 
-        body = load_body()
-    if body.label == motion.body:
-        return body
-    if with_mesh:
-        made_with = motion.body or "an unknown body"
+    if may_travel(motion.body):
+        return load_body()
+    if body is None and installed_file() is not None:
+        body = load_body(INSTALLED)
+    if body is None or body.label != motion.body:
+        made_with, at_hand = motion.body or "an unknown body", body.label if body else "none"
         raise RopeTPError(
-            f"{path}: the motion was made with {made_with}, the mesh at hand is {body.label}"
+            f"{path}: the motion was made with {made_with}, the mesh at hand is {at_hand}; "
+            "name its file with --body"
         )
-    return None
+    return body
 
 
 class _Builder:
@@ -126,59 +124,117 @@ class _Builder:
         )
         return len(self.document.accessors) - 1
 
-    def animate(self, motion: Motion) -> None:
-        """One animation: the pelvis's place and every joint's rotation, keyed every frame."""
-        gltf = self.gltf
-        times = (np.arange(len(motion)) / motion.fps).astype(np.float32)[:, None]
-        times_at = self.add(times, bounds=True)
+    def add_person(
+        self, motion: Motion, mesh: "BodyData | None", names: tuple[str, ...], begin: float
+    ) -> list[int]:
+        """The joints as nodes, their skin, their motion from ``begin`` s on, and the mesh.
+
+        Returns the nodes that stand in the scene: the pelvis, and the mesh if there is one.
+        """
+        gltf, first = self.gltf, len(self.document.nodes)
+        rest = rest_joints(motion)
+        offsets = np.concatenate([rest[:1], rest[1:] - rest[list(PARENTS[1:])]])
+        self.document.nodes += [
+            gltf.Node(
+                name=name,
+                translation=offsets[joint].tolist(),
+                children=[first + child for child, parent in enumerate(PARENTS) if parent == joint],
+            )
+            for joint, name in enumerate(names)
+        ]
+        bind = np.tile(np.eye(4, dtype=np.float32), (NUM_JOINTS, 1, 1))
+        bind[:, 3, :3] = -rest  # column by column, as glTF stores matrices
+        self.document.skins.append(
+            gltf.Skin(
+                name=_name(motion),
+                joints=list(range(first, first + NUM_JOINTS)),
+                skeleton=first,
+                inverseBindMatrices=self.add(bind.reshape(-1, 16)),
+            )
+        )
         quaternions = np.roll(matrix_to_quaternion(motion.rotations), -1, axis=-1)  # xyzw
         turned_over = (quaternions[1:] * quaternions[:-1]).sum(-1) < 0
         quaternions[1:] *= np.where(np.cumsum(turned_over, axis=0) % 2, -1.0, 1.0)[..., None]
-        tracks = [(0, "translation", motion.joints[:, 0])]
-        tracks += [(joint, "rotation", quaternions[:, joint]) for joint in range(NUM_JOINTS)]
-        animation = gltf.Animation(name=f"person_{motion.person:02d}")
-        for index, (node, what, values) in enumerate(tracks):
-            output = self.add(np.ascontiguousarray(values, dtype=np.float32))
-            animation.samplers.append(
-                gltf.AnimationSampler(input=times_at, output=output, interpolation="LINEAR")
-            )
-            animation.channels.append(
-                gltf.AnimationChannel(
-                    sampler=index, target=gltf.AnimationChannelTarget(node=node, path=what)
-                )
-            )
-        self.document.animations = [animation]
+        tracks = [(first, "translation", motion.joints[:, 0])]
+        tracks += [(first + k, "rotation", quaternions[:, k]) for k in range(NUM_JOINTS)]
+        times = self.add_times(begin + np.arange(len(motion)) / motion.fps)
+        for node, what, values in tracks:
+            self.animate(_name(motion), times, node, what, values)
+        if mesh is None:
+            return [first]
+        return [first, self.add_mesh(mesh, motion.betas, len(self.document.skins) - 1)]
 
-    def add_mesh(self, body: "BodyData", betas: np.ndarray) -> None:
-        """The body in the rest pose, bound to the skin by each vertex's four largest weights."""
+    def hide_outside(self, node: int, motion: Motion, begin: float, end: float) -> None:
+        """Shrink ``node`` to nothing from ``begin`` s to ``end`` s of the video where ``motion``
+        is not there."""
+        step = 0.5 / motion.fps
+        first, last = motion.timestamps[0] - begin, motion.timestamps[-1] - begin
+        keys = [(0.0, float(first < step))]
+        keys += [(first - step, 1.0)] if first >= step else []
+        keys += [(last + step, 0.0)] if last + step < end - begin else []
+        if len(keys) == 1:
+            return
+        times, there = np.array(keys).T
+        scale = np.repeat(there[:, None], 3, axis=1)
+        self.animate(_name(motion), self.add_times(times), node, "scale", scale, "STEP")
+
+    def add_times(self, times: np.ndarray) -> int:
+        """Keys, s; returns the accessor's index."""
+        return self.add(times.astype(np.float32)[:, None], bounds=True)
+
+    def animate(
+        self, name: str, times: int, node: int, what: str, values: np.ndarray, how: str = "LINEAR"
+    ) -> None:
+        """Key ``what`` of ``node`` with ``values`` [n, 3 | 4]; all goes into one animation."""
+        gltf = self.gltf
+        if not self.document.animations:
+            self.document.animations = [gltf.Animation(name=name)]
+        animation = self.document.animations[0]
+        output = self.add(np.ascontiguousarray(values, dtype=np.float32))
+        animation.samplers.append(
+            gltf.AnimationSampler(input=times, output=output, interpolation=how)
+        )
+        animation.channels.append(
+            gltf.AnimationChannel(
+                sampler=len(animation.samplers) - 1,
+                target=gltf.AnimationChannelTarget(node=node, path=what),
+            )
+        )
+
+    def add_mesh(self, body: "BodyData", betas: np.ndarray, skin: int) -> int:
+        """The body in the rest pose, bound to ``skin`` by each vertex's four largest weights.
+
+        Returns its node.
+        """
         gltf = self.gltf
         faces = np.asarray(body.faces, dtype=np.uint32)
         vertices = body.rest_vertices(betas).astype(np.float32)
-        bones = np.argsort(-body.weights, axis=1, kind="stable")[:, :INFLUENCES]
-        weights = np.take_along_axis(np.asarray(body.weights, dtype=np.float64), bones, axis=1)
-        weights /= weights.sum(axis=1, keepdims=True)
-        bones = np.where(weights > 0, bones, 0)
+        bones, weights = four_weights(body)
         attributes = gltf.Attributes(
             POSITION=self.add(vertices, gltf.ARRAY_BUFFER, bounds=True),
             NORMAL=self.add(vertex_normals(vertices, faces), gltf.ARRAY_BUFFER),
-            JOINTS_0=self.add(bones.astype(np.uint8), gltf.ARRAY_BUFFER),
+            JOINTS_0=self.add(bones, gltf.ARRAY_BUFFER),
             WEIGHTS_0=self.add(weights.astype(np.float32), gltf.ARRAY_BUFFER),
         )
         indices = self.add(faces.reshape(-1, 1), gltf.ELEMENT_ARRAY_BUFFER)
-        material = gltf.Material(
-            name="skin",
-            pbrMetallicRoughness=gltf.PbrMetallicRoughness(
+        if not self.document.materials:
+            paint = gltf.PbrMetallicRoughness(
                 baseColorFactor=[0.62, 0.66, 0.72, 1.0], metallicFactor=0.0, roughnessFactor=0.8
-            ),
-        )
-        self.document.materials = [material]
-        self.document.meshes = [
-            gltf.Mesh(
-                name="body",
-                primitives=[gltf.Primitive(attributes=attributes, indices=indices, material=0)],
             )
-        ]
-        self.document.nodes.append(gltf.Node(name="body_mesh", mesh=0, skin=0))
+            self.document.materials = [gltf.Material(name="skin", pbrMetallicRoughness=paint)]
+        part = gltf.Primitive(attributes=attributes, indices=indices, material=0)
+        self.document.meshes.append(gltf.Mesh(name="body", primitives=[part]))
+        mesh = len(self.document.meshes) - 1
+        self.document.nodes.append(gltf.Node(name="body_mesh", mesh=mesh, skin=skin))
+        return len(self.document.nodes) - 1
+
+
+def four_weights(body: "BodyData") -> tuple[np.ndarray, np.ndarray]:
+    """Each vertex's joints, uint8 [V, 4], and their weights [V, 4], which sum to 1."""
+    bones = np.argsort(-body.weights, axis=1, kind="stable")[:, :INFLUENCES]
+    weights = np.take_along_axis(np.asarray(body.weights, dtype=np.float64), bones, axis=1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.where(weights > 0, bones, 0).astype(np.uint8), weights
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

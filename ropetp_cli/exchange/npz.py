@@ -28,6 +28,8 @@ Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 BODY_COLUMNS = 66
 #: SMPL-H has 52 joints and 16 shapes; that is what AMASS readers expect.
 AMASS_COLUMNS, AMASS_BETAS = 156, 16
+#: A whole number: the Blender add-ons for SMPL cut the rate to one.
+AMASS_FPS = 30.0
 RATE_KEYS = ("mocap_framerate", "mocap_frame_rate", "fps")
 
 #: Key in the file -> field of Motion, for what a file may lack.
@@ -61,6 +63,8 @@ def save_motion(motion: Motion, path: str | Path, up: str = "z", layout: str = "
         raise RopeTPError(f"{path}: the up axis is {up!r}, expected 'y' or 'z'")
     if layout not in ("smpl", "amass"):
         raise RopeTPError(f"{path}: the layout is {layout!r}, expected 'smpl' or 'amass'")
+    if layout == "amass" and up != "z":
+        raise RopeTPError(f"{path}: the AMASS layout is z up; leave --up out")
     if up == "z":
         motion = motion.turned(Z_UP)
     poses, betas = motion.poses, motion.betas

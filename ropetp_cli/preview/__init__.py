@@ -14,20 +14,25 @@ if TYPE_CHECKING:
 FILES = {
     "overlay": "overlay.mp4",
     "world": "world.mp4",
+    "world-fixed": "world_fixed.mp4",
     "side-by-side": "side_by_side.mp4",
     "paths": "paths.png",
     "sheet": "overlay.png",
+    "viewer": "viewer.html",
 }
 
 
 def check_previews(names: Iterable[str]) -> tuple[str, ...]:
-    """The previews to draw, in order, without ``none``. RopeTPError for one nobody draws."""
+    """The previews to draw, without ``none``, the viewer last: it refers to the overlay.
+
+    RopeTPError for one nobody draws.
+    """
     chosen = tuple(name for name in dict.fromkeys(names) if name != "none")
     for name in chosen:
         if name not in FILES:
             known = ", ".join(FILES)
             raise RopeTPError(f"the {name} preview is not available in this version; use {known}")
-    return chosen
+    return tuple(sorted(chosen, key=lambda name: name == "viewer"))
 
 
 def render_previews(
@@ -39,16 +44,19 @@ def render_previews(
     progress: Callable[[int], None] | None = None,
     start: float | None = None,
     end: float | None = None,
+    with_mesh: bool | None = None,
 ) -> list[Path]:
     """Draw ``previews`` of ``motions`` into the directory ``out`` and return the files.
 
     ``start`` and ``end`` (s) are the part of ``video`` that was captured; ``progress(1)`` is
-    called for every frame drawn. Raises RopeTPError for an unreadable video or unwritable file.
+    called for every frame drawn; ``with_mesh`` is the viewer's. Raises
+    RopeTPError for an unreadable video or unwritable file.
     """
     names = check_previews(previews)
     if not names:
         return []
     from ropetp_cli.preview.overlay import contact_sheet, render_overlay, render_side_by_side
+    from ropetp_cli.preview.viewer import write_viewer
     from ropetp_cli.preview.world import path_plot, render_world
 
     out = Path(out)
@@ -56,8 +64,10 @@ def render_previews(
     draw = {
         "overlay": lambda path: render_overlay(video, motions, body, path, **span),
         "world": lambda path: render_world(motions, body, path, progress),
+        "world-fixed": lambda path: render_world(motions, body, path, progress, fixed=True),
         "side-by-side": lambda path: render_side_by_side(video, motions, body, path, **span),
         "paths": lambda path: path_plot(motions, path),
         "sheet": lambda path: contact_sheet(video, motions, body, path, start=start, end=end),
+        "viewer": lambda path: write_viewer(video, motions, body, path, start, with_mesh),
     }
     return [draw[name](out / FILES[name]) for name in names]

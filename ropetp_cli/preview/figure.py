@@ -1,10 +1,13 @@
-"""A person ready to be drawn: meshes at any time, a colour, a label."""
+"""A person ready to be drawn: meshes at any time, a colour, a label, the marks of the feet."""
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ropetp_cli.body.model import BodyData, skin
 from ropetp_cli.body.rotations import axis_angle_to_matrix
+from ropetp_cli.body.skeleton import ANKLES, FEET
 from ropetp_cli.motion import Motion
 
 #: BGR, told apart on skin, grass and concrete; a person keeps the colour of the id.
@@ -13,6 +16,8 @@ PALETTE = (
     (60, 190, 230), (180, 170, 40), (130, 100, 235), (90, 130, 150),
 )  # fmt: skip
 CHUNK = 16  # frames skinned at a time
+STEP_FRAMES = 2  # the shortest contact that leaves a mark
+STEP_HEIGHT = 0.2  # m above the floor, the highest a foot that stands on it can be
 
 
 def person_color(person: int) -> tuple[int, int, int]:
@@ -55,6 +60,30 @@ class Figure:
             self._meshes = skin(self.body, local, self.motion.betas, self._trans[part])
             self._first = index
         return self._meshes[index - self._first]
+
+
+class Footprint(NamedTuple):
+    """Where a foot stood: foot 0 left, 1 right; frames first to last; place [2] m, x and z of its
+    middle; heading rad about y, 0 where the toes point to +z."""
+
+    foot: int
+    first: int
+    last: int
+    place: np.ndarray
+    heading: float
+
+
+def footprints(motion: Motion) -> list[Footprint]:
+    """The floor contacts of ``motion``, in the order they begin."""
+    found = []
+    for foot, (toe, ankle) in enumerate(zip(FEET, ANKLES, strict=True)):
+        standing = (motion.contacts[:, foot] > 0.5) & (motion.joints[:, toe, 1] < STEP_HEIGHT)
+        edges = np.flatnonzero(np.diff(np.pad(standing.astype(np.int8), 1))).reshape(-1, 2)
+        for first, stop in edges[edges[:, 1] - edges[:, 0] >= STEP_FRAMES].tolist():
+            toes, heel = (motion.joints[first:stop, joint, ::2].mean(0) for joint in (toe, ankle))
+            heading = float(np.arctan2(*(toes - heel)))
+            found.append(Footprint(foot, first, stop - 1, (toes + heel) / 2, heading))
+    return sorted(found, key=lambda step: step.first)
 
 
 def put_label(

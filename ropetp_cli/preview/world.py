@@ -1,4 +1,5 @@
-"""The world view: everybody on the floor, seen by a camera that follows; and the paths from above.
+"""The world view: everybody on the floor, seen by a camera that follows or stands; and the paths
+from above.
 
 The floor is y = 0. Every person casts a shadow straight down, so that a foot above or below the
 floor shows. The camera looks from where the video's camera stood, turned to three quarters.
@@ -16,7 +17,7 @@ from ropetp_cli.body.rotations import yaw_matrix
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
-from ropetp_cli.preview.figure import Figure, person_color, put_label
+from ropetp_cli.preview.figure import Figure, footprints, person_color, put_label
 from ropetp_cli.preview.rasterizer import NEAR, draw_meshes, rasterize
 from ropetp_cli.video.writer import VideoWriter
 
@@ -30,13 +31,26 @@ AIM = 0.85  # m above the floor
 RAISED = 1.2  # m: a pelvis above this is not on the floor, and the camera looks up to it
 FOLLOW = 0.6  # s, the smoothing of the camera's path
 GRID_REACH = 14  # m
+MARKS_STAY = 4.0  # s that the mark of a foot takes to fade
+#: A foot's mark about its middle, across and along the foot, m.
+SOLE = np.stack([f(np.linspace(0, 2 * np.pi, 20)) for f in (np.cos, np.sin)], 1) * [0.045, 0.13]
 
 
 class WorldPainter:
-    """Draws the people of ``motions`` at any time of the video."""
+    """Draws the people of ``motions`` at any time of the video.
 
-    def __init__(self, motions: list[Motion], body: BodyData, size: tuple[int, int] = SIZE):
+    The camera follows them, or, ``fixed``, stands where it sees all of every path.
+    """
+
+    def __init__(
+        self,
+        motions: list[Motion],
+        body: BodyData,
+        size: tuple[int, int] = SIZE,
+        fixed: bool = False,
+    ):
         self.figures = [Figure(motion, body) for motion in motions]
+        self.prints = [footprints(motion) for motion in motions]
         self.faces, self.size = body.faces, size
         self.fps = motions[0].fps
         self.center = np.array(size) / 2
@@ -44,8 +58,8 @@ class WorldPainter:
         first = min(motion.timestamps[0] for motion in motions)
         last = max(motion.timestamps[-1] for motion in motions)
         self.times = first + np.arange(round((last - first) * self.fps) + 1) / self.fps
-        self.turn = _look_at(_direction_of_view(motions))
-        self.aims, self.distances = self._follow()
+        self.turn = look_from(motions)
+        self.aims, self.distances = self._stand() if fixed else self._follow()
 
     def _follow(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the camera aims [T, 3] m and from how far [T] m, smooth, nobody cut off."""
@@ -78,6 +92,17 @@ class WorldPainter:
         distances = 0.6 * spread + np.maximum((1.25 + rise) / half, (spread + 0.7) / wide)
         return middle + np.array([0.0, AIM, 0.0]), distances
 
+    def _stand(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same aim and distance at all times: every head and foot is in the picture."""
+        points = np.concatenate([figure.motion.joints.reshape(-1, 3) for figure in self.figures])
+        low, high = points.min(axis=0), points.max(axis=0)
+        aim = (low + high) / 2 * [1, 0, 1] + [0, AIM, 0]
+        across = np.abs((points - aim) @ self.turn) + [0.35, 0.35, 0.0]  # m of flesh and margin
+        half = np.tan(FIELD_OF_VIEW / 2) * np.array([self.size[0] / self.size[1], 1.0])
+        depth = (points - aim) @ self.turn[:, 2]
+        distance = (across[:, :2] / half - depth[:, None]).max()
+        return np.tile(aim, (len(self.times), 1)), np.full(len(self.times), distance)
+
     def paint(self, time: float) -> np.ndarray:
         """The picture at ``time`` s, uint8 [H, W, 3] BGR."""
         k = int(np.clip(round((time - self.times[0]) * self.fps), 0, len(self.times) - 1))
@@ -86,8 +111,9 @@ class WorldPainter:
         image[:] = BACKGROUND
         self._grid(image, eye, self.aims[k])
         here = []
-        for figure in self.figures:
+        for figure, prints in zip(self.figures, self.prints, strict=True):
             self._trail(image, eye, figure, time)
+            self._marks(image, eye, figure, prints, time)
             index = figure.at(time, 1 / self.fps)
             if index is not None:
                 here.append((figure, figure.vertices(index)))
@@ -145,6 +171,22 @@ class WorldPainter:
             if front[part[0]]:
                 cv2.polylines(image, [pixels[part]], False, color, 3, cv2.LINE_AA, 4)
 
+    def _marks(self, image, eye: np.ndarray, figure: Figure, prints, time: float) -> None:
+        """Where feet stand now, full, and stood in the last seconds, fading."""
+        color, times = np.array(figure.color, dtype=float), figure.motion.timestamps
+        for step in prints:
+            age = time - times[step.last]
+            if time < times[step.first] - 1e-6 or age > MARKS_STAY:
+                continue
+            strength = 1.0 if age <= 1e-6 else 0.45 * (1 - age / MARKS_STAY)
+            toe = np.array([np.sin(step.heading), 0.0, np.cos(step.heading)])
+            side = np.array([toe[2], 0.0, -toe[0]])
+            ring = SOLE[:, :1] * side + SOLE[:, 1:] * toe + np.insert(step.place, 1, 0.0)
+            pixels, front = self._pixels(ring, eye)
+            if front.all():
+                shade = (BACKGROUND + (color - BACKGROUND) * strength).tolist()
+                cv2.fillPoly(image, [pixels], shade, cv2.LINE_AA, 4)
+
     def _shadow(self, image, eye: np.ndarray, vertices: np.ndarray) -> None:
         flat = (vertices * [1, 0, 1] - eye) @ self.turn
         shadow = rasterize([(flat, (0, 0, 0))], self.faces, self.focal, self.center, self.size)
@@ -173,8 +215,9 @@ def _direction_of_view(motions: list[Motion]) -> np.ndarray:
     return yaw_matrix(QUARTER) @ view
 
 
-def _look_at(direction: np.ndarray) -> np.ndarray:
-    """World-from-camera [3, 3], looking along the horizontal ``direction`` and a little down."""
+def look_from(motions: list[Motion]) -> np.ndarray:
+    """World-from-camera [3, 3] of the world's camera, which looks a little down."""
+    direction = _direction_of_view(motions)
     forward = np.cos(LOOK_DOWN) * direction - [0, np.sin(LOOK_DOWN), 0]
     right = np.cross(forward, [0.0, 1.0, 0.0])
     right /= np.linalg.norm(right)
@@ -187,9 +230,13 @@ def render_world(
     out: str | Path,
     progress: Callable[[int], None] | None = None,
     size: tuple[int, int] = SIZE,
+    fixed: bool = False,
 ) -> Path:
-    """Write the world view as a video at the motions' rate; ``progress(1)`` for every frame."""
-    painter = WorldPainter(motions, body, size)
+    """Write the world view as a video at the motions' rate; ``progress(1)`` for every frame.
+
+    The camera follows the people or, ``fixed``, stands.
+    """
+    painter = WorldPainter(motions, body, size, fixed)
     with VideoWriter(out, size, painter.fps) as writer:
         for image in painter:
             writer.write(image)
