@@ -61,9 +61,9 @@ Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 BEGINS = {
     "people": (),
     "pose": ("person", "camera", "focal_px", "focal_mm", "body", "rope weights"),
-    "path": ("fps", "steps", "seed", "path", "trajectory weights"),
+    "path": ("fps", "npz_layout", "steps", "seed", "path", "trajectory weights"),
     "physics": ("physics",),
-    "files": ("formats", "previews", "up", "batch_size"),
+    "files": ("formats", "previews", "up", "skeleton", "with_mesh", "one_glb", "batch_size"),
 }
 #: What their results are made of.
 KEPT = (TrackingResult, Track, VideoInfo, CropPoses, BackgroundMotion, Scene)

@@ -1,6 +1,7 @@
 """Files out and in: every format is read back by something other than its writer's own maths."""
 
 import io
+import os
 import subprocess
 import sys
 import zipfile
@@ -537,6 +538,27 @@ def test_fbx_without_blender_names_the_fix(body, tmp_path):
     with pytest.raises(RopeTPError, match=r"pip install 'ropetp\[fbx\]'"):
         exchange.write(make_motion(body), tmp_path / "a.fbx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("skeleton, fps", [("smpl", 30.0), ("mixamo", 24.0)])
+def test_fbx_says_to_ufbx_what_the_npz_says(body, tmp_path, skeleton, fps):
+    """Rate, bone lengths, and every joint within a millimetre."""
+    ufbx = pytest.importorskip("ufbx")
+    python = os.environ.get("BLENDER_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import bpy"], capture_output=True).returncode:
+        pytest.skip("Blender's module is not installed: pip install 'ropetp[fbx]' (Python 3.11)")
+    motion = make_motion(body, frames=6, fps=fps)
+    exchange.write(motion, tmp_path / "a.fbx", skeleton=skeleton, python=python)
+    scene = ufbx.load_file(str(tmp_path / "a.fbx"))
+    stack, unit = scene.anim_stacks[0], scene.settings.unit_meters
+    assert stack.time_end - stack.time_begin == pytest.approx(5 / fps, abs=1e-6)
+    assert scene.settings.frames_per_second == pytest.approx(fps)
+    for frame in range(6):
+        posed = scene.evaluate(stack.anim, stack.time_begin + frame / fps)
+        place = {node.name: node.node_to_world.c3 for node in posed.nodes}
+        read = np.array([[getattr(place[name], axis) * unit for axis in "xyz"]
+                         for name in joint_names(skeleton)])  # fmt: skip
+        assert np.abs(read - motion.joints[frame]).max() < 1e-3
 
 
 def test_fbx_reports_a_python_that_cannot_run(body, tmp_path):

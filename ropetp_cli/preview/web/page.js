@@ -1,5 +1,5 @@
 // The viewer. Times are seconds of the video; lengths are metres, y up, the floor at y = 0.
-// window.ropetp answers to the console: seek(s), play(), pause(), time(), joints(person).
+// window.ropetp answers to the console: seek(s), play(), pause(), time(), joints(person, s).
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -653,8 +653,10 @@
     play: () => setPlaying(true),
     pause: () => setPlaying(false),
     time: () => now,
-    joints: (person) => {
+    joints: (person, time = now) => {
       const one = people.find((candidate) => candidate.id === person);
+      one.pose(time);
+      dirty = true;
       one.group.updateMatrixWorld(true);
       return one.joints.map((joint) => joint.getWorldPosition(new THREE.Vector3()).toArray());
     },
