@@ -152,11 +152,13 @@ def test_footprints_lie_under_the_feet_that_stand(body):
     for step in prints:
         side = ("left", "right")[step.foot]
         toe = motion.joints[step.first : step.last + 1, JOINT_INDEX[f"{side}_foot"]].mean(axis=0)
-        assert np.linalg.norm(toe[::2] - step.place) < 0.12
+        assert np.linalg.norm((toe - step.place)[::2]) < 0.12 and step.place[1] == 0
         ahead = np.array([np.sin(step.heading), np.cos(step.heading)])
-        assert (toe[::2] - step.place) @ ahead > 0.03
-    motion.joints[..., 1] += 0.5
-    assert footprints(motion) == []
+        assert (toe - step.place)[::2] @ ahead > 0.03
+    motion.joints[..., 1] += 1.5  # on a wall
+    for low, high in zip(prints, footprints(motion), strict=True):
+        assert high.place[1] == pytest.approx(1.5, abs=0.06)
+        assert np.array_equal(high.place[::2], low.place[::2])
 
 
 # ------------------------------------------------------------------------------- in a browser

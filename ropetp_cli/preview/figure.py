@@ -17,7 +17,8 @@ PALETTE = (
 )  # fmt: skip
 CHUNK = 16  # frames skinned at a time
 STEP_FRAMES = 2  # the shortest contact that leaves a mark
-STEP_HEIGHT = 0.2  # m above the floor, the highest a foot that stands on it can be
+STEP_HEIGHT = 0.2  # m above the floor: a higher foot in contact stands on something else
+TOE_HEIGHT = 0.03  # m of the toe's joint above what it stands on
 
 
 def person_color(person: int) -> tuple[int, int, int]:
@@ -63,7 +64,7 @@ class Figure:
 
 
 class Footprint(NamedTuple):
-    """Where a foot stood: foot 0 left, 1 right; frames first to last; place [2] m, x and z of its
+    """Where a foot stood: foot 0 left, 1 right; frames first to last; place [3] m, under its
     middle; heading rad about y, 0 where the toes point to +z."""
 
     foot: int
@@ -74,15 +75,17 @@ class Footprint(NamedTuple):
 
 
 def footprints(motion: Motion) -> list[Footprint]:
-    """The floor contacts of ``motion``, in the order they begin."""
+    """The contacts of ``motion``, in the order they begin."""
     found = []
     for foot, (toe, ankle) in enumerate(zip(FEET, ANKLES, strict=True)):
-        standing = (motion.contacts[:, foot] > 0.5) & (motion.joints[:, toe, 1] < STEP_HEIGHT)
+        standing = motion.contacts[:, foot] > 0.5
         edges = np.flatnonzero(np.diff(np.pad(standing.astype(np.int8), 1))).reshape(-1, 2)
         for first, stop in edges[edges[:, 1] - edges[:, 0] >= STEP_FRAMES].tolist():
-            toes, heel = (motion.joints[first:stop, joint, ::2].mean(0) for joint in (toe, ankle))
-            heading = float(np.arctan2(*(toes - heel)))
-            found.append(Footprint(foot, first, stop - 1, (toes + heel) / 2, heading))
+            toes, heel = (motion.joints[first:stop, joint].mean(0) for joint in (toe, ankle))
+            heading = float(np.arctan2(*(toes - heel)[::2]))
+            place = (toes + heel) / 2
+            place[1] = 0.0 if toes[1] < STEP_HEIGHT else toes[1] - TOE_HEIGHT
+            found.append(Footprint(foot, first, stop - 1, place, heading))
     return sorted(found, key=lambda step: step.first)
 
 

@@ -181,7 +181,7 @@ class WorldPainter:
             strength = 1.0 if age <= 1e-6 else 0.45 * (1 - age / MARKS_STAY)
             toe = np.array([np.sin(step.heading), 0.0, np.cos(step.heading)])
             side = np.array([toe[2], 0.0, -toe[0]])
-            ring = SOLE[:, :1] * side + SOLE[:, 1:] * toe + np.insert(step.place, 1, 0.0)
+            ring = SOLE[:, :1] * side + SOLE[:, 1:] * toe + step.place
             pixels, front = self._pixels(ring, eye)
             if front.all():
                 shade = (BACKGROUND + (color - BACKGROUND) * strength).tolist()

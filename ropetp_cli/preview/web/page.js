@@ -186,12 +186,12 @@
       return { whole: build(0.22, 0.002), done: build(0.75, 0.003) };
     }
 
-    makePrint([foot, begin, end, x, z, heading]) {
+    makePrint([foot, begin, end, x, y, z, heading]) {
       const print = new THREE.Mesh(FOOTPRINT, new THREE.MeshBasicMaterial({
         color: this.color, transparent: true, depthWrite: false,
       }));
       print.scale.set(0.095, 1, 0.27);
-      print.position.set(x, 0.004, z);
+      print.position.set(x, y + 0.004, z);
       print.rotation.y = heading;
       print.renderOrder = 3;
       print.userData = { foot, begin: this.start + begin / this.fps,
