@@ -16,7 +16,7 @@ from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange.npz import save_motion
 from ropetp_cli.motion import Motion
 from ropetp_cli.preview import check_previews, render_previews
-from ropetp_cli.preview.figure import Figure, person_color
+from ropetp_cli.preview.figure import Figure, footprints, person_color
 from ropetp_cli.preview.overlay import OverlayPainter, contact_sheet, render_overlay
 from ropetp_cli.preview.rasterizer import draw_meshes, rasterize
 from ropetp_cli.preview.world import WorldPainter, path_plot
@@ -298,6 +298,35 @@ def test_world_camera_keeps_the_videos_sides(body):
     assert motions[0].joints2d[0, 0, 0] < motions[1].joints2d[0, 0, 0] and left[0] < right[0]
 
 
+def test_a_fixed_camera_stands_and_sees_all_of_everybody(body):
+    motions = [walker(body, person=1, start=(-3, 0, 0)), walker(body, person=2, start=(2, 0, -4))]
+    painter = WorldPainter(motions, body, fixed=True)
+    assert np.ptp(painter.aims, axis=0).max() == np.ptp(painter.distances) == 0
+    for motion in motions:
+        for index in (0, 19):
+            for joint in motion.joints[index]:
+                place = to_pixel(painter, joint, index / 25)
+                assert (place > 5).all() and (place < [955, 535]).all()
+
+
+def test_marks_lie_where_feet_stand_and_fade(body):
+    motion = walker(body, frames=200)
+    motion.contacts[10:14, 0] = 1.0  # the left foot, in passing
+    painter = WorldPainter([motion], body, fixed=True)
+    bare = WorldPainter([walker(body, frames=200)], body, fixed=True)
+    (step,) = footprints(motion)
+    x, y = to_pixel(painter, step.place, 0.0).astype(int)
+
+    def strength(time: float) -> float:
+        change = np.abs(painter.paint(time).astype(int) - bare.paint(time)).sum(axis=2)
+        rows, columns = np.nonzero(change)
+        assert np.abs(rows - y).max(initial=0) < 40 and np.abs(columns - x).max(initial=0) < 40
+        return float(change.max(initial=0))
+
+    assert strength(9 / 25) == 0
+    assert strength(3.0) > strength(4.0) > 0 == strength(13 / 25 + 4.1)
+
+
 def test_trail_runs_under_the_feet_and_nobody_leaves_the_picture(body):
     frames = 75
     motion = walker(body, frames=frames)
@@ -386,10 +415,10 @@ def run(arguments, capsys) -> tuple[int, str, str]:
 
 def test_preview_command_draws_what_is_asked(body, video, tmp_path, capsys):
     folder = run_directory(tmp_path, video, walker(body))
-    words = "overlay,side-by-side,paths"
+    words = "viewer,overlay,side-by-side,paths"
     code, out, err = run(["preview", folder, "--preview", words, "--quiet"], capsys)
     assert code == 0, err
-    names = ["overlay.mp4", "side_by_side.mp4", "paths.png"]
+    names = ["overlay.mp4", "side_by_side.mp4", "paths.png", "viewer.html"]
     assert out.split() == [str(folder / name) for name in names]
     with VideoReader(folder / "side_by_side.mp4") as reader:
         assert reader.info.size == (640, 240) and reader.info.frame_count == 24

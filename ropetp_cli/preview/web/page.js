@@ -231,9 +231,11 @@
       }
     }
 
+    /** What the camera aims at: level over the floor, higher with who stands on something. */
     place(time, out) {
       const frame = 3 * Math.round(this.frameAt(time));
-      return out.set(this.pelvis[frame], 0.9, this.pelvis[frame + 2]);
+      const height = Math.max(0.9, this.pelvis[frame + 1] - 0.2);
+      return out.set(this.pelvis[frame], height, this.pelvis[frame + 2]);
     }
   }
 
