@@ -33,7 +33,7 @@ from ropetp_cli.camera.gravity import (
 )
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.exchange.npz import AMASS_FPS
+from ropetp_cli.exchange.npz import AMASS_FPS, check_layout
 from ropetp_cli.files import discard_drafts, writable_directory, write_json
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
@@ -151,6 +151,7 @@ def capture(
     options = options or CaptureOptions()
     VideoReader(video, options.start, options.end).close()  # a bad video stops here, early
     exchange.check_formats(options.formats)
+    check_layout(options.npz_layout, options.up)
     out = writable_directory(Path(out) if out else Path(f"{Path(video).stem}_ropetp"))
     before = last_report(out)
     source = fingerprint(video, before.get("source"))

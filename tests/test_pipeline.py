@@ -96,6 +96,12 @@ def test_people_stand_upright_above_the_floor(done):
         assert abs(np.median(person.joints[:, [7, 8, 10, 11], 1].min(axis=1))) < 0.25
 
 
+def test_an_amass_file_that_is_not_z_up_is_refused_before_any_work(clip, tmp_path):
+    with pytest.raises(RopeTPError, match="z up"):
+        capture(clip, tmp_path / "run", CaptureOptions(npz_layout="amass", up="y"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_same_seed_same_file(clip, done, tmp_path):
     options = CaptureOptions(steps=10, formats=("npz",), previews=())
     again = capture(clip, tmp_path / "again", options)

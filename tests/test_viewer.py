@@ -33,7 +33,7 @@ CHROMIUM = next(
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader"
     " --enable-unsafe-swiftshader --disable-background-networking --disable-component-update"
-    " --disable-sync --hide-scrollbars --window-size=900,700 --enable-logging=stderr --v=0"
+    " --disable-sync --hide-scrollbars --window-size=720,640 --enable-logging=stderr --v=0"
 ).split()
 
 

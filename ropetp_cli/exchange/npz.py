@@ -63,8 +63,7 @@ def save_motion(motion: Motion, path: str | Path, up: str = "z", layout: str = "
         raise RopeTPError(f"{path}: the up axis is {up!r}, expected 'y' or 'z'")
     if layout not in ("smpl", "amass"):
         raise RopeTPError(f"{path}: the layout is {layout!r}, expected 'smpl' or 'amass'")
-    if layout == "amass" and up != "z":
-        raise RopeTPError(f"{path}: the AMASS layout is z up; leave --up out")
+    check_layout(layout, up)
     if up == "z":
         motion = motion.turned(Z_UP)
     poses, betas = motion.poses, motion.betas
@@ -101,6 +100,12 @@ def save_motion(motion: Motion, path: str | Path, up: str = "z", layout: str = "
     }
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
+
+
+def check_layout(layout: str, up: str) -> None:
+    """RopeTPError for an AMASS file that would not be z up."""
+    if layout == "amass" and up != "z":
+        raise RopeTPError("the AMASS layout is z up; leave --up y out")
 
 
 def load_motion(path: str | Path, body: "BodyData | None" = None) -> Motion:

@@ -41,7 +41,7 @@
   const sun = new THREE.DirectionalLight(0xffffff, 2.1);
   const SUN_FROM = new THREE.Vector3(-2.5, 7, 3.5);
   sun.castShadow = true;
-  sun.shadow.mapSize.set(2048, 2048);
+  sun.shadow.mapSize.set(1024, 1024);
   Object.assign(sun.shadow.camera, { left: -6, right: 6, top: 6, bottom: -6, near: 1, far: 20 });
   sun.shadow.normalBias = 0.02;
   scene.add(sun, sun.target);
@@ -266,13 +266,17 @@
     wanted.set(0, 0, 0);
     for (const one of crowd) wanted.add(one.place(now, spot));
     wanted.multiplyScalar(1 / crowd.length);
-    let spread = 0;
-    for (const one of crowd) spread = Math.max(spread, one.place(now, spot).distanceTo(wanted));
+    let spread = 0, tall = 0;
+    for (const one of crowd) {
+      one.place(now, spot).sub(wanted);
+      spread = Math.max(spread, Math.hypot(spot.x, spot.z));
+      tall = Math.max(tall, Math.abs(spot.y));
+    }
     orbit.target.copy(wanted);
     if (!aim(anchor)) anchor.copy(wanted);
-    const narrow = Math.max(1, 1.2 / lens.aspect);
-    lens.position.copy(wanted).addScaledVector(
-      spot.fromArray(data.view), -(4.6 + 1.7 * spread) * narrow);
+    const half = Math.tan(lens.fov * Math.PI / 360); // of the picture's height; the bar hides some
+    const away = Math.max((tall + 1.3) / half / 0.72, (spread + 1) / half / lens.aspect);
+    lens.position.copy(wanted).addScaledVector(spot.fromArray(data.view), -(away + 0.7 * spread));
     orbit.update();
   }
 
