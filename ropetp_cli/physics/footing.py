@@ -22,7 +22,7 @@ FLOOR_REACH = 0.12
 LEVEL = 0.015  # m: sole points this near the lowest one share the load
 MAX_SHIFT = 0.12  # m a foot may be moved by inverse kinematics, in each direction
 PATH_LEASH, FOOT_LEASH = 0.2, 0.5  # s: how long path and foot may stay away from where they were
-SMOOTHING = 0.1  # s
+SMOOTHING = 0.07  # s
 
 
 @dataclass
