@@ -193,7 +193,7 @@ def find_levels(
         level for level in np.unique(every)
         if trust[np.abs(every - level) < MIN_LEVEL].sum() >= FLOOR_SHARE * trust.sum()
     ]  # fmt: skip
-    floor = min(lasting, default=float(np.median(every)))
+    floor = min(lasting, default=np.sort(every)[len(every) // 2])
     near = np.abs(every - floor) < MIN_LEVEL
     on_floor = np.concatenate(paths)[near][:, GROUND].mean(axis=0)
     out = []
@@ -225,17 +225,19 @@ def _plateaus(height: np.ndarray, trust: np.ndarray, fps: float) -> np.ndarray:
     small or slow."""
     grid = np.arange(height.min(), height.max() + 0.05, 0.05)
     price = CHANGE * fps
-    miss = trust[:, None] * np.minimum(np.abs(height[:, None] - grid), 1.0)
-    cost, came = miss[0], np.zeros(miss.shape, dtype=int)
-    for frame in range(1, len(height)):
-        best = int(np.argmin(cost))
-        change = cost > cost[best] + price
-        came[frame] = np.where(change, best, np.arange(len(grid)))
-        cost = np.minimum(cost, cost[best] + price) + miss[frame]
+    cost = np.zeros(len(grid))
+    best = np.zeros(len(height), dtype=int)  # where a change in this frame comes from
+    changed = np.zeros((len(height), len(grid)), dtype=bool)
+    for frame, (now, sure) in enumerate(zip(height, trust, strict=True)):
+        best[frame] = np.argmin(cost)
+        changed[frame] = cost > cost[best[frame]] + price
+        cost = np.minimum(cost, cost[best[frame]] + price)
+        cost = cost + sure * np.minimum(np.abs(now - grid), 1.0)
     level = np.empty(len(height), dtype=int)
     level[-1] = np.argmin(cost)
     for frame in range(len(height) - 1, 0, -1):
-        level[frame - 1] = came[frame, level[frame]]
+        stays = level[frame]
+        level[frame - 1] = best[frame] if changed[frame, stays] else stays
     edges = np.flatnonzero(np.diff(level)) + 1
     half = max(1, round(RISE * fps / 2))
     bounds = [0]
