@@ -229,7 +229,7 @@ def told_by(page: Path, folder: Path) -> tuple[dict, list[str]]:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            answer = json.loads(answers.get(timeout=150))
+            answer = json.loads(answers.get(timeout=500))
         finally:
             browser.terminate()
             stderr = browser.communicate()[1]
@@ -238,6 +238,7 @@ def told_by(page: Path, folder: Path) -> tuple[dict, list[str]]:
 
 
 @needs_chromium
+@pytest.mark.timeout(600)  # a software renderer on a busy machine is slow
 def test_a_browser_shows_and_plays_what_the_file_says(body, tmp_path):
     motions = [dancer(body, 1, start=0.0), dancer(body, 2, start=0.2, x=1.2, seed=1)]
     page = write_viewer(None, motions, body, tmp_path / "viewer.html")
