@@ -65,6 +65,8 @@ def assert_whole(folder: Path) -> int:
         elif path.suffix == ".mp4":
             with VideoReader(path) as reader:
                 assert sum(1 for _ in reader) == reader.info.frame_count and not reader.warnings
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>")
         else:
             content = path.read_bytes()
             assert path.suffix == ".glb" and len(content) == int.from_bytes(content[8:12], "little")
