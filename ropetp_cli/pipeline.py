@@ -36,7 +36,7 @@ from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange.npz import AMASS_FPS, check_layout
 from ropetp_cli.files import discard_drafts, writable_directory, write_json
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
-from ropetp_cli.people.crops import crop_batch, crop_to_frame, square_crop
+from ropetp_cli.people.crops import crop_batch, crop_to_frame, keypoints_to_crop, square_crop
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.people.tracker import TrackingResult, follow_people
 from ropetp_cli.physics import simulate
@@ -248,14 +248,16 @@ def estimate_poses(
         background = BackgroundTracker(camera.focal, camera.center)
     answers: list[list[CropPoses]] = [[] for _ in tracks]
     waiting: list[np.ndarray] = []
+    keypoints: list[np.ndarray] = []
     owners: list[int] = []
 
     def flush(advance: Advance) -> None:
-        poses = steps(rope.predict, np.stack(waiting))
+        poses = steps(rope.predict, np.stack(waiting), np.stack(keypoints))
         for row, owner in enumerate(owners):
             answers[owner].append(poses.take(np.array([row])))
         advance(len(waiting))
         waiting.clear()
+        keypoints.clear()
         owners.clear()
 
     with (
@@ -267,7 +269,10 @@ def estimate_poses(
                 background.add(frame, boxes_at(people.tracks, index)[1])
             here, boxes = boxes_at(tracks, index)
             if here:
-                waiting.extend(crop_batch(frame, boxes)[0])
+                crops, centers, sizes = crop_batch(frame, boxes)
+                found = np.stack([tracks[k].keypoints[index - tracks[k].frames[0]] for k in here])
+                waiting.extend(crops)
+                keypoints.extend(keypoints_to_crop(found, centers, sizes))
                 owners.extend(here)
             if len(waiting) >= options.batch_size:
                 flush(advance)

@@ -11,7 +11,13 @@ from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import matrix_to_axis_angle
 from ropetp_cli.errors import NobodyFound, RopeTPError
 from ropetp_cli.files import atomic_path
-from ropetp_cli.people.crops import crop_batch, crop_to_frame
+from ropetp_cli.people.crops import (
+    CROP_PX,
+    crop_batch,
+    crop_to_frame,
+    frame_to_crop,
+    keypoints_to_crop,
+)
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 
@@ -58,26 +64,28 @@ def pose_images(
     out: Path,
     rope: RopePredictor,
     body: BodyData,
-    detector: Detector | None,
+    detector: Detector,
     boxes: Boxes | None,
     batch_size: int = 16,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[int, list[str]]:
     """Poses of everybody in ``images``, written to ``out`` as one npz.
 
-    ``boxes`` by image name (with or without its directory) replaces detection. Keys: image [n],
+    ``boxes`` by image name (with or without its directory) says who is there; the detector then
+    only looks for keypoints inside each. Keys: image [n],
     boxes [n, 4], joints2d [n, 24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), poses
     [n, 72], betas [n, 10], cam [n, 3], confidence [n], body. Returns how many people, and a line
     for every image that was left out. Raises NobodyFound when nobody is left.
     """
     names, rows, notes = [], [], []
     answers: list[CropPoses] = []
-    crops, centers, sizes = [], [], []
+    crops, keypoints, centers, sizes = [], [], [], []
 
     def flush() -> None:
         if crops:
-            answers.append(rope.predict(np.stack(crops)))
+            answers.append(rope.predict(np.stack(crops), np.stack(keypoints)))
             crops.clear()
+            keypoints.clear()
 
     for path in images:
         frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -85,12 +93,18 @@ def pose_images(
             notes.append(f"{path}: not an image that can be read, left out")
             advance(1)
             continue
-        found = _boxes_of(path, frame, detector, boxes)
+        detected = detector.detect(frame) if boxes is None else None
+        found = detected.boxes if boxes is None else _boxes_of(path, boxes)
         if len(found) == 0:
             notes.append(f"{path}: nobody found")
         else:
             cut, where, side = crop_batch(frame, found)
+            if detected is not None:
+                seen = detected.keypoints
+            else:
+                seen = _keypoints_in(cut, found, where, side, detector)
             crops.extend(cut)
+            keypoints.extend(keypoints_to_crop(seen, where, side))
             centers.extend(where)
             sizes.extend(side)
             names += [path.name] * len(found)
@@ -119,12 +133,22 @@ def pose_images(
     return len(names), notes
 
 
-def _boxes_of(
-    path: Path, frame: np.ndarray, detector: Detector | None, boxes: Boxes | None
-) -> np.ndarray:
-    if boxes is None:
-        return detector.detect(frame).boxes
+def _boxes_of(path: Path, boxes: Boxes) -> np.ndarray:
     for key in (str(path), path.name, path.stem):
         if key in boxes:
             return boxes[key]
     return np.zeros((0, 4))
+
+
+def _keypoints_in(
+    crops: np.ndarray, boxes: np.ndarray, centers: np.ndarray, sizes: np.ndarray, detector: Detector
+) -> np.ndarray:
+    """The keypoints [P, 17, 3] px of people whose ``boxes`` are given, looked for in their crops
+    RGB."""
+    corners = frame_to_crop(boxes.reshape(-1, 2, 2), centers, sizes)
+    inside = (corners.reshape(-1, 4) + 1) * CROP_PX / 2
+    keypoints = detector.keypoints_in_crops(crops[..., ::-1], inside)
+    shown = keypoints[..., :2] * 2 / CROP_PX - 1
+    found = keypoints[..., 2:] > 0
+    points = np.where(found, crop_to_frame(shown, centers, sizes), 0)
+    return np.concatenate([points, keypoints[..., 2:]], axis=-1)

@@ -20,6 +20,7 @@ from ropetp_cli.people.crops import (
     crop_batch,
     crop_to_frame,
     frame_to_crop,
+    keypoints_to_crop,
     square_crop,
 )
 from ropetp_cli.people.detector import Detections, Detector, box_iou, default_weights, turn_back
@@ -153,6 +154,29 @@ def test_a_photo_on_its_side_is_turned(detector, quarters):
     sure = (expected.keypoints[:3, :, 2] > 0.7) & (back.keypoints[match][..., 2] > 0.7)
     apart = np.linalg.norm((expected.keypoints[:3] - back.keypoints[match])[..., :2], axis=-1)
     assert sure.sum() > 25 and np.median(apart[sure]) < 5
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2])
+def test_keypoints_of_a_known_person_in_a_crop(detector, quarters):
+    frame = photo("bus.jpg")
+    found = detector.detect(frame)
+    box = found.boxes[[0]]
+    crops, centers, sizes = crop_batch(frame, box)
+    expected = keypoints_to_crop(found.keypoints[[0]], centers, sizes)[0]
+    inside = (frame_to_crop(box.reshape(1, 2, 2), centers, sizes).reshape(1, 4) + 1) * 128
+    turned = np.rot90(crops[0], quarters)[None, ..., ::-1]
+    corners = inside.reshape(2, 2)
+    for _ in range(quarters):  # counter-clockwise: (x, y) -> (y, 256 - x)
+        corners = np.stack([corners[:, 1], 256 - corners[:, 0]], axis=1)
+        expected[:, :2] = np.stack([expected[:, 1], -expected[:, 0]], axis=1)
+    box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])[None]
+    keypoints = detector.keypoints_in_crops(np.ascontiguousarray(turned), box)[0]
+    sure = (expected[:, 2] > 0.5) & (keypoints[:, 2] > 0.5)
+    assert sure.sum() >= 10
+    off = np.linalg.norm(keypoints[:, :2] / 128 - 1 - expected[:, :2], axis=1)[sure]
+    assert np.median(off) < 0.06
+    elsewhere = np.array([[0.0, 0, 20, 20]])
+    assert not detector.keypoints_in_crops(turned, elsewhere).any()
 
 
 def test_nobody_in_noise(detector):

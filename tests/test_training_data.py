@@ -12,8 +12,10 @@ from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, mirror_pose
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.report import LIMB_KEYPOINTS
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.training.augment import degrade
+from ropetp_cli.training.crops import Sample, augment
 from ropetp_cli.training.fitting import (
     BONES,
     Evidence,
@@ -328,3 +330,29 @@ def test_labels_are_written_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set_labels.npz"]
     with np.load(tmp_path / "set_labels.npz", allow_pickle=False) as data:
         assert len(data["masks"]) == 2 and data["ids"].tolist() == [0, 1]
+
+
+def labelled_sample(rng) -> Sample:
+    """A person whom the detector sees exactly where the labels say."""
+    rotations = axis_angle_to_matrix(rng.normal(0, 0.3, (NUM_JOINTS, 3))).astype(np.float32)
+    joints = rng.normal(0, 0.4, (NUM_JOINTS, 3)).astype(np.float32)
+    joints2d = joints[:, :2] * 0.8
+    keypoints = np.zeros((17, 3), np.float32)
+    for coco, name in LIMB_KEYPOINTS.items():
+        keypoints[coco] = [*joints2d[JOINT_INDEX[name]], 0.9]
+    image = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    part = np.full((64, 64), 24, np.uint8)
+    return Sample(image, rotations, np.zeros(10, np.float32), joints, joints2d,
+                  np.ones(NUM_JOINTS, np.float32), np.float32(1), part, keypoints)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_keypoints_go_where_the_labels_go(seed):
+    rng = np.random.default_rng(seed)
+    sample = labelled_sample(rng)
+    after = augment(sample, rng, sample.image, rendered=False)
+    for coco, name in LIMB_KEYPOINTS.items():
+        np.testing.assert_allclose(
+            after.keypoints[coco, :2], after.joints2d[JOINT_INDEX[name]], atol=1e-5
+        )
+    assert (after.keypoints[:, 2] <= sample.keypoints[:, 2].max()).all()

@@ -121,6 +121,9 @@ def motion(run: Path, truth: Path, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="A BlazePose .tflite to measure on the same crops.",
 )
+@click.option("--alone", is_flag=True, help="Without the detector's keypoints.")
+@click.option("--aligned/--not-aligned", default=True, show_default=True,
+              help="Bend the pose to the 2D evidence at the end.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pose(
@@ -128,6 +131,8 @@ def pose(
     names: tuple[str, ...],
     weights: Path | None,
     teacher: Path | None,
+    alone: bool,
+    aligned: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -138,12 +143,76 @@ def pose(
 
     is_file = weights is not None and weights.suffix == ".safetensors"
     path = weights if is_file else find_weights("rope", weights)
-    found = evaluate_sets(data, names, path, load_body(), device, teacher)
+    found = evaluate_sets(data, names, path, load_body(), device, teacher, alone, aligned)
     if as_json:
         click.echo(json.dumps(found))
         return
     for name, figures in found.items():
         click.echo(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+
+
+@command.command()
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--index", type=click.IntRange(0), default=0, show_default=True,
+              help="Which crop, where PICTURE is a crop set's directory.")  # fmt: skip
+@click.option("--set", "name", default="syn_test", show_default=True, help="Which set of it.")
+@click.option("--weights", "files", type=click.Path(path_type=Path), multiple=True,
+              help="A .safetensors file or a directory with a manifest; may be given more than "
+              "once, to compare.")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
+              help="The picture to write (.png).")  # fmt: skip
+@click.option("--side", type=click.IntRange(8, 256), default=48, show_default=True,
+              help="Of the occluder, px of the 256 px crop.")  # fmt: skip
+@click.option("--alone", is_flag=True, help="Without the detector's keypoints.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def occlusion(
+    picture: Path,
+    index: int,
+    name: str,
+    files: tuple[Path, ...],
+    out: Path,
+    side: int,
+    alone: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Slide an occluder over PICTURE and map the worst joint error (the paper's Figure 1).
+
+    PICTURE is a photograph, whose largest person is taken and whose clear answer is the reference,
+    or the directory of a crop set, whose labels are.
+    """
+    import cv2
+
+    from ropetp_cli.body.model import load_body
+    from ropetp_cli.errors import RopeTPError
+    from ropetp_cli.evaluation.occlusion import crop_of_picture, crop_of_set, draw, finder
+    from ropetp_cli.evaluation.occlusion import sensitivity as measure
+    from ropetp_cli.rope.network import load_rope
+    from ropetp_cli.rope.predictor import RopePredictor
+    from ropetp_cli.weights import find_weights
+
+    body = load_body()
+    keypoints = finder(device, alone)
+    if picture.is_dir():
+        crop, truth = crop_of_set(picture, name, index)
+    else:
+        crop, truth = crop_of_picture(picture, device), None
+    maps = {}
+    for path in files or (None,):
+        is_file = path is not None and path.suffix == ".safetensors"
+        rope = load_rope(path if is_file else find_weights("rope", path), body)
+        label = path.stem if path else "rope"
+        maps[label] = measure(RopePredictor(rope, device), body, crop, keypoints, truth, side)
+    if not cv2.imwrite(str(out), draw(crop, maps)):
+        raise RopeTPError(f"{out}: cannot be written; name a .png in a directory that exists")
+    summary = {label: found.summary() for label, found in maps.items()}
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    for label, figures in summary.items():
+        click.echo(f"{label}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+    click.echo(out)
 
 
 def _print(figures: dict[str, float], as_json: bool) -> None:

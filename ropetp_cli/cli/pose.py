@@ -48,7 +48,7 @@ def command(
     device = choose_device(device)
     model = load_body(body)
     rope = RopePredictor(load_rope(find_weights("rope", weights), model), device)
-    finder = None if given is not None else Detector(detector, device=device)
+    finder = Detector(detector, device=device)
     with progress_bars() as progress, progress("pose", len(paths)) as advance:
         count, notes = pose_images(paths, out, rope, model, finder, given, batch_size, advance)
     for note in notes:

@@ -109,6 +109,13 @@ def trajectory(
     show_default=True,
 )
 @click.option(
+    "--row",
+    type=click.Choice(["baseline", "transformer", "hagt-mlp", "no-whole-body", "rope"]),
+    default="rope",
+    show_default=True,
+    help="The network, or a lesser one of the paper's Table 4.",
+)
+@click.option(
     "--trunk",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The BlazePose landmark .tflite that a blazepose backbone starts from.",

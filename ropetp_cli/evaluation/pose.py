@@ -1,7 +1,6 @@
 """How right Rope is on labelled crops: PCK on real ones, millimetres on rendered ones."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ropetp_cli.body.torch_model import BodyModel
 from ropetp_cli.evaluation.metrics import mpjpe, pa_mpjpe, pve
 from ropetp_cli.rope.blazepose import import_tflite
 from ropetp_cli.rope.network import load_rope
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.training.crops import CropSet
 
 #: LSP's 14 joints; the first twelve are limbs, each at an SMPL joint.
@@ -41,23 +41,15 @@ def pck(
 
 
 #: BlazePose landmark of each LSP limb joint.
-BLAZEPOSE_LIMBS = (28, 26, 24, 23, 25, 27, 16, 14, 12, 11, 13, 15)
+BLAZEPOSE_LIMBS = [28, 26, 24, 23, 25, 27, 16, 14, 12, 11, 13, 15]
+#: COCO keypoint of each LSP limb joint.
+COCO_LIMBS = [16, 14, 12, 11, 13, 15, 10, 8, 6, 5, 7, 9]
 
 
-@dataclass
-class CropPredictions:
-    """Rope's answers on a set: joints [N, 24, 3] m, joints2d [N, 24, 2], rotations, betas."""
-
-    joints: np.ndarray
-    joints2d: np.ndarray
-    rotations: np.ndarray
-    betas: np.ndarray
-
-
-def real_figures(predictions: CropPredictions, crops: CropSet) -> dict[str, float]:
+def real_figures(poses: CropPoses, crops: CropSet) -> dict[str, float]:
     """PCK at 0.1 and 0.2 on a set with LSP labels (``lsp2d`` [n, 14, 3])."""
     labelled = crops.labels["lsp2d"][:, :12]
-    predicted = predictions.joints2d[:, LIMB_JOINTS]
+    predicted = poses.joints2d[:, LIMB_JOINTS]
     return {
         f"pck@{threshold}": round(pck(predicted, labelled[..., :2], labelled[..., 2], threshold), 4)
         for threshold in (0.1, 0.2)
@@ -65,11 +57,10 @@ def real_figures(predictions: CropPredictions, crops: CropSet) -> dict[str, floa
 
 
 @torch.inference_mode()
-def rendered_figures(
-    predictions: CropPredictions, crops: CropSet, body: BodyData
-) -> dict[str, float]:
+def rendered_figures(poses: CropPoses, crops: CropSet, body: BodyData) -> dict[str, float]:
     """MPJPE, PA-MPJPE and MPVPE in mm on a rendered set."""
     truth = crops.labels["joints3d"]
+    joints = posed_joints(poses.rotations, body.rest_joints(poses.betas))
     model = BodyModel(body)
     vertex_errors = []
     for start in range(0, len(truth), 64):
@@ -77,7 +68,7 @@ def rendered_figures(
         meshes = [
             model(torch.as_tensor(r[part]).float(), torch.as_tensor(b[part]).float())
             for r, b in (
-                (predictions.rotations, predictions.betas),
+                (poses.rotations, poses.betas),
                 (crops.labels["rotations"], crops.labels["betas"]),
             )
         ]
@@ -86,8 +77,8 @@ def rendered_figures(
             pve(ours.numpy(), theirs.numpy(), our_joints.numpy(), their_joints.numpy())
         )
     return {
-        "mpjpe_mm": round(float(np.mean(mpjpe(predictions.joints, truth))), 2),
-        "pa_mpjpe_mm": round(float(np.mean(pa_mpjpe(predictions.joints, truth))), 2),
+        "mpjpe_mm": round(float(np.mean(mpjpe(joints, truth))), 2),
+        "pa_mpjpe_mm": round(float(np.mean(pa_mpjpe(joints, truth))), 2),
         "mpvpe_mm": round(float(np.mean(np.concatenate(vertex_errors))), 2),
     }
 
@@ -100,38 +91,49 @@ def evaluate_sets(
     body: BodyData,
     device: str = "cpu",
     teacher: Path | None = None,
+    alone: bool = False,
+    aligned: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """The figures of Rope on crop sets, and BlazePose's PCK on the real ones if ``teacher``, a
-    .tflite file, is given."""
-    rope = load_rope(weights, body).to(device)
+    """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints and,
+    if ``teacher``, a .tflite file, is given, BlazePose's.
+
+    ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment.
+    """
+    predictor = RopePredictor(load_rope(weights, body), device, aligned)
     net = import_tflite(teacher).eval().to(device) if teacher else None
     found = {}
     for name in names:
         crops = CropSet.load(data, name)
-        outputs = [rope(images.to(device)) for images in batches(crops)]
-        predictions = CropPredictions(
-            *(
-                torch.cat([getattr(output, key) for output in outputs]).cpu().numpy()
-                for key in CropPredictions.__dataclass_fields__
-            )
+        keypoints = np.zeros_like(crops.keypoints) if alone else crops.keypoints
+        poses = CropPoses.joined(
+            [
+                predictor.predict(np.array(crops.images[rows]), keypoints[rows])
+                for rows in batches(len(crops))
+            ]
         )
         if "lsp2d" not in crops.labels:
-            found[name] = rendered_figures(predictions, crops, body)
+            found[name] = rendered_figures(poses, crops, body)
             continue
-        found[name] = real_figures(predictions, crops)
+        found[name] = real_figures(poses, crops)
+        others = {"detector": crops.keypoints[:, COCO_LIMBS, :2]}
         if net is not None:
-            marks = [net.features(images.to(device), ["landmarks"])["landmarks"].cpu()
-                     for images in batches(crops)]  # fmt: skip
-            theirs = torch.cat(marks)[:, list(BLAZEPOSE_LIMBS), :2].numpy() / 128 - 1
-            labelled = crops.labels["lsp2d"][:, :12]
+            marks = [net.features(_images(crops, rows).to(device), ["landmarks"])["landmarks"].cpu()
+                     for rows in batches(len(crops))]  # fmt: skip
+            others["blazepose"] = torch.cat(marks)[:, BLAZEPOSE_LIMBS, :2].numpy() / 128 - 1
+        labelled = crops.labels["lsp2d"][:, :12]
+        for who, theirs in others.items():
             for threshold in (0.1, 0.2):
                 figure = pck(theirs, labelled[..., :2], labelled[..., 2], threshold)
-                found[name][f"blazepose_pck@{threshold}"] = round(figure, 4)
+                found[name][f"{who}_pck@{threshold}"] = round(figure, 4)
     return found
 
 
-def batches(crops: CropSet, size: int = 32) -> Iterator[torch.Tensor]:
-    """The pictures of a set as floats 0..1, [size, 3, 256, 256] at a time."""
-    for start in range(0, len(crops), size):
-        part = np.array(crops.images[start : start + size])
-        yield torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255
+def batches(count: int, size: int = 32) -> Iterator[slice]:
+    """Slices that cover ``count`` rows, ``size`` at a time."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _images(crops: CropSet, rows: slice) -> torch.Tensor:
+    """Pictures as floats 0..1, [n, 3, 256, 256]."""
+    return torch.from_numpy(np.array(crops.images[rows])).permute(0, 3, 1, 2).float() / 255

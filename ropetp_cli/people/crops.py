@@ -73,6 +73,12 @@ def frame_to_crop(points: np.ndarray, centers: np.ndarray, sizes: np.ndarray) ->
     return (points - centers) / halves
 
 
+def keypoints_to_crop(keypoints: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Keypoints [N, K, 3] (x, y frame px, confidence) with x, y as normalised crop points."""
+    points = frame_to_crop(keypoints[..., :2], centers, sizes)
+    return np.concatenate([points, keypoints[..., 2:]], axis=-1)
+
+
 def _broadcast(
     points: np.ndarray, centers: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,8 @@ MIN_SCORE = 0.25
 TRACK_SCORE = 0.1
 #: Two boxes that overlap by more (intersection over union) show one person.
 SAME_PERSON = 0.5
+#: In a crop made for somebody, whoever overlaps that person's box by less is another.
+THE_PERSON = 0.3
 
 
 @dataclass
@@ -205,6 +207,29 @@ class Detector:
             found = found.joined(self._sure_in_turned(window, (1, 2, 3)).moved(corner))
         return found
 
+    def keypoints_in_crops(self, crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """The keypoints of one known person a crop, [N, 17, 3] crop px and confidence.
+
+        ``crops`` uint8 BGR [N, S, S, 3], ``boxes`` [N, 4] xyxy crop px. A person not surely seen
+        upright is looked for in the crop turned by a quarter, a half and three quarters; zeros
+        where nobody is found.
+        """
+        side = crops.shape[1]
+        keypoints = np.zeros((len(crops), KEYPOINTS, 3))
+        best = np.zeros(len(crops))
+        for turn in range(4):
+            rows = np.flatnonzero(best < DOUBTFUL) if turn else np.arange(len(crops))
+            if not len(rows):
+                break
+            turned = [np.rot90(crops[row], turn) for row in rows]
+            for row, found in zip(rows, self._predict(turned, TRACK_SCORE, side), strict=True):
+                found = found.turned_back(turn, side, side)
+                score = found.score * (box_iou(boxes[row][None], found.boxes)[0] > THE_PERSON)
+                if len(found) and score.max() > best[row] + (TURN_MARGIN if turn else 0):
+                    best[row] = score.max()
+                    keypoints[row] = found.keypoints[score.argmax()]
+        return keypoints
+
     def best_turn(self, frame: np.ndarray, upright: Detections) -> int:
         """By how many quarters the frame has to be turned for people to stand upright: 0, 1, 3.
 
@@ -247,9 +272,12 @@ class Detector:
         """Runs before the tracker replaces the detector's boxes by its own."""
         self._untracked = list(predictor.results)
 
-    def _predict(self, frames: list[np.ndarray], min_score: float) -> list[Detections]:
+    def _predict(
+        self, frames: list[np.ndarray], min_score: float, image_size: int | None = None
+    ) -> list[Detections]:
         frames = [np.ascontiguousarray(frame) for frame in frames]
-        return [_detections(r) for r in self._model.predict(frames, conf=min_score, **self._common)]
+        told = self._common | ({"imgsz": image_size} if image_size else {})
+        return [_detections(r) for r in self._model.predict(frames, conf=min_score, **told)]
 
     def _turned(self, frame: np.ndarray, turn: int, min_score: float) -> Detections:
         found = self._predict([np.rot90(frame, turn)], min_score)[0]

@@ -43,6 +43,7 @@ class LossWeights:
     joints: float = 5.0
     joints2d: float = 5.0
     attention: float = 0.2
+    points: float = 0.1
     confidence: float = 0.05
 
 
@@ -87,6 +88,10 @@ def rope_loss(
     error2d = F.huber_loss(output.joints2d, targets.joints2d, delta=0.1, reduction="none").sum(-1)
     labelled = targets.weight2d.sum().clamp(min=1)
     terms["joints2d"] = (error2d * targets.weight2d).sum() * 10 / labelled
+    # Where the picture shows a joint: the likelihood of a Laplace distribution.
+    off = (output.points - targets.joints2d).abs().sum(-1)
+    likelihood = off * torch.exp(-output.log_spread) + 2 * output.log_spread
+    terms["points"] = (likelihood * targets.weight2d).sum() / labelled
     # Confidence: how likely the joint lies within a tenth of the person's size of the truth.
     with torch.no_grad():
         span = targets.joints2d.amax(1) - targets.joints2d.amin(1)

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
-from ropetp_cli.body.skeleton import LEVEL_SIZES
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.backbone import make_backbone
-from ropetp_cli.rope.regressor import ContextualRegressor
+from ropetp_cli.rope.regressor import PART_LEVELS, ContextualRegressor, KeypointEncoder
 from ropetp_cli.rope.tokenizer import HierarchicalTokenizer
 
 
@@ -26,9 +25,14 @@ class RopeConfig:
     backbone: str = "blazepose"
     token_width: int = 128
     width: int = 128
+    levels: tuple[str, ...] = PART_LEVELS
+    attention: bool = True
     whole_body: bool = True
     cross: bool = True
     body: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
 
 
 @dataclass
@@ -36,8 +40,9 @@ class RopeOutput:
     """A batch of answers, in crop camera axes.
 
     rotations [B, 24, 3, 3]; betas [B, 10]; cam [B, 3] (s, tx, ty); joints [B, 24, 3] m, pelvis
-    at 0; joints2d [B, 24, 2] in the crop, -1..1; confidence_logit [B, 24]; attention
-    {level: [B, J_x + 1, H, W]} logits.
+    at 0; joints2d [B, 24, 2] the joints' image in the crop, -1..1; points [B, 24, 2] where the
+    picture itself shows them, and log_spread [B, 24], the logarithm of how far off those may be;
+    confidence_logit [B, 24]; attention {level: [B, J_x + 1, H, W]} logits.
     """
 
     rotations: Tensor
@@ -45,6 +50,8 @@ class RopeOutput:
     cam: Tensor
     joints: Tensor
     joints2d: Tensor
+    points: Tensor
+    log_spread: Tensor
     confidence_logit: Tensor
     attention: dict[str, Tensor]
 
@@ -62,13 +69,16 @@ class Rope(nn.Module):
         self.config = config
         self.spec = spec
         self.backbone = make_backbone(config.backbone, spec)
+        self.keypoints = KeypointEncoder()
         self.tokenizer = HierarchicalTokenizer(
-            self.backbone.channels, config.token_width, tuple(LEVEL_SIZES)
+            self.backbone.channels, config.token_width, (*config.levels, "whobo")
         )
         self.regressor = ContextualRegressor(
-            config.token_width,
-            self.backbone.context_width,
+            config.token_width + 2,
+            self.backbone.context_width + self.keypoints.width,
             config.width,
+            levels=config.levels,
+            attention=config.attention,
             whole_body=config.whole_body,
             cross=config.cross,
         )
@@ -79,33 +89,42 @@ class Rope(nn.Module):
             "rest_dirs", torch.as_tensor(per_beta, dtype=torch.float32) - mean, persistent=False
         )
 
-    def forward(self, images: Tensor) -> RopeOutput:
-        """``images`` [B, 3, 256, 256] RGB, 0..1."""
-        return self.from_features(self.backbone.trunk(images))
+    def forward(self, images: Tensor, keypoints: Tensor | None = None) -> RopeOutput:
+        """``images`` [B, 3, 256, 256] RGB, 0..1; ``keypoints`` [B, 17, 3] the detector's, if
+        there are any: x, y in -1..1 of the crop, confidence."""
+        return self.from_features(self.backbone.trunk(images), keypoints)
 
-    def from_features(self, maps: list[Tensor]) -> RopeOutput:
+    def from_features(self, maps: list[Tensor], keypoints: Tensor | None = None) -> RopeOutput:
         """The rest of the network on the trunk's maps, fresh or cached."""
         features, context = self.backbone.fuse(maps)
+        if keypoints is None:
+            keypoints = features.new_zeros(len(features), 17, 3)
         tokens, attention = self.tokenizer(features)
-        answer = self.regressor(tokens, context)
+        answer = self.regressor(tokens, torch.cat([context, self.keypoints(keypoints)], dim=-1))
         rotations = rot6d_to_matrix(answer["rot6d"].float())
         betas, cam = answer["betas"].float(), answer["cam"].float()
         joints = self.joints(rotations, betas)
+        joints2d = weak_perspective(joints, cam)
         return RopeOutput(
-            rotations, betas, cam, joints, weak_perspective(joints, cam),
+            rotations, betas, cam, joints, joints2d,
+            joints2d.detach() + answer["offset"].float(), answer["log_spread"].float(),
             answer["confidence_logit"].float(), attention,
         )  # fmt: skip
 
     def joints(self, rotations: Tensor, betas: Tensor) -> Tensor:
         """Joints of posed bodies, m, pelvis at 0, [B, 24, 3]."""
+        return self.posed(rotations, betas)[0]
+
+    def posed(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """The joints, and the rotations accumulated from the pelvis down [B, 24, 3, 3]."""
         rest = self.rest_mean + torch.einsum("bk,kjc->bjc", betas, self.rest_dirs)
-        placed, _ = forward_kinematics(rotations, rest)
-        return placed - placed[:, :1]
+        placed, turned = forward_kinematics(rotations, rest)
+        return placed - placed[:, :1], turned
 
 
 def save_rope(rope: Rope, path: str | Path) -> None:
     """Write weights (fp16) and everything needed to build the network again."""
-    metadata = {"format": "ropetp-rope-1", "config": json.dumps(asdict(rope.config))}
+    metadata = {"format": "ropetp-rope-2", "config": json.dumps(asdict(rope.config))}
     if rope.spec is not None:
         metadata["spec"] = json.dumps(rope.spec, separators=(",", ":"))
     tensors = {
@@ -137,6 +156,11 @@ def load_rope(path: str | Path, body: BodyData) -> Rope:
             "nothing on another body"
         )
     rope = Rope(config, body, spec)
-    rope.load_state_dict({name: v.float() if v.is_floating_point() else v
-                          for name, v in state.items()})  # fmt: skip
+    floats = {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
+    try:
+        rope.load_state_dict(floats)
+    except RuntimeError as error:
+        raise RopeTPError(
+            f"{path}: weights of another version of Rope; run `ropetp setup weights`"
+        ) from error
     return rope.eval()

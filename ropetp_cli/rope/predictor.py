@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from ropetp_cli.body.rotations import forward_kinematics
-from ropetp_cli.rope.network import Rope
+from ropetp_cli.rope.alignment import align
+from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
+from ropetp_cli.rope.upright import Views, upright_views
 
 
 @dataclass
@@ -39,32 +41,48 @@ class CropPoses:
 
 
 class RopePredictor:
-    """Runs a :class:`Rope` on uint8 crops."""
+    """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment."""
 
-    def __init__(self, rope: Rope, device: str = "cpu"):
+    def __init__(self, rope: Rope, device: str = "cpu", aligned: bool = True):
         self.device = torch.device(device)
         self.rope = rope.eval().to(self.device, memory_format=torch.channels_last)
+        self.aligned = aligned
 
     @torch.inference_mode()
-    def predict(self, crops: np.ndarray) -> CropPoses:
-        """``crops`` uint8 RGB [N, 256, 256, 3] -> N answers."""
-        images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)
+    def predict(self, crops: np.ndarray, keypoints: np.ndarray | None = None) -> CropPoses:
+        """``crops`` uint8 RGB [N, 256, 256, 3] -> N answers.
+
+        ``keypoints`` [N, 17, 3]: the detector's, x, y in -1..1 of the crop and confidence, zeros
+        where not seen. With them crops are turned upright first, and people hidden in part are
+        found more surely.
+        """
+        if keypoints is None:
+            keypoints = np.zeros((len(crops), 17, 3))
+        views = upright_views(keypoints)
+        images = torch.from_numpy(views.images(crops)).to(self.device)
         images = images.permute(0, 3, 1, 2).float().div_(255.0)
         images = images.contiguous(memory_format=torch.channels_last)
+        seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = self.rope(images)
-        return CropPoses(
-            *(
-                value.float().cpu().numpy().astype(np.float64)
-                for value in (
-                    output.rotations,
-                    output.betas,
-                    output.cam,
-                    output.joints2d,
-                    output.confidence_logit.sigmoid(),
-                )
-            )
+            output = self.rope(images, seen)
+        return self.answers(output, views)
+
+    def answers(self, output: RopeOutput, views: Views) -> CropPoses:
+        """What ``output`` says of the crops, from what it says of their ``views``."""
+        rotations, cam = output.rotations, output.cam
+        if self.aligned:
+            rotations, cam = align(self.rope, output)
+        image = weak_perspective(self.rope.joints(rotations, output.betas), cam)
+        confidence = output.confidence_logit.sigmoid()
+        rotations, betas, cam, image, confidence = (
+            value.float().cpu().numpy().astype(np.float64)
+            for value in (rotations, output.betas, cam, image, confidence)
         )
+        back = views.turn.transpose(0, 2, 1)
+        rotations[:, 0] = back @ rotations[:, 0]
+        shift = (back[:, :2, :2] @ cam[:, 1:, None])[..., 0]
+        cam = np.concatenate([cam[:, :1] / views.scale[:, None], shift], axis=1)
+        return CropPoses(rotations, betas, cam, views.points_back(image), confidence)
 
 
 def posed_joints(rotations: np.ndarray, rest_joints: np.ndarray) -> np.ndarray:

@@ -10,17 +10,50 @@ from ropetp_cli.body.skeleton import LEVEL_SIZES, LEVELS, NUM_BETAS, NUM_JOINTS
 PART_LEVELS = ("indep", "inter", "fulco")
 
 
+#: Beside rot6d a joint's answer has its confidence, a 2D offset and the 2D spread's logarithm.
+_ANSWER = 6 + 1 + 2 + 1
+
+
+class KeypointEncoder(nn.Module):
+    """The detector's COCO keypoints as context for every part (beyond the paper).
+
+    A keypoint that is not seen is zeros. In training, keypoints go missing at random, so that
+    Rope also works alone.
+    """
+
+    def __init__(self, width: int = 128, keypoints: int = 17):
+        super().__init__()
+        self.width = width
+        self.layers = nn.Sequential(
+            nn.Linear(3 * keypoints, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, keypoints: Tensor) -> Tensor:
+        """[B, 17, 3] (x, y in -1..1 of the crop, confidence 0..1) -> [B, width]."""
+        place, confidence = keypoints[..., :2], keypoints[..., 2:]
+        shown = torch.cat([place * (4 * confidence).clamp(max=1), confidence], dim=-1)
+        return self.layers(shown.flatten(1))
+
+
 class IntraLevelAttention(nn.Module):
     """ISL: two layers of self-attention among the parts of one level, 128 wide.
 
     Each part token comes with the whole-body token beside it, so that every part knows the
-    whole; a learnt embedding tells the parts apart.
+    whole; a learnt embedding tells the parts apart. ``attention`` False puts an MLP of the same
+    width in its place, each part on its own (rows of the paper's Table 4).
     """
 
-    def __init__(self, parts: int, width_in: int, width: int = 128, heads: int = 4):
+    def __init__(
+        self, parts: int, width_in: int, width: int = 128, heads: int = 4, attention: bool = True
+    ):
         super().__init__()
         self.expand = nn.Linear(width_in, width)
         self.part_embedding = nn.Parameter(torch.randn(parts, width) * 0.02)
+        if not attention:
+            self.layers = nn.Sequential(
+                nn.GELU(), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            )
+            return
         layer = nn.TransformerEncoderLayer(
             width, heads, dim_feedforward=2 * width, dropout=0.1, activation="gelu",
             batch_first=True, norm_first=True,
@@ -77,10 +110,11 @@ class InterLevelAttention(nn.Module):
 
 
 class ContextualRegressor(nn.Module):
-    """Tokens of the four levels -> SMPL rotations (rot6d), shape, camera and confidence.
+    """Tokens of the four levels -> SMPL rotations (rot6d), shape, camera and 2D evidence.
 
-    ``whole_body`` False leaves out the shared WhoBo token, ``cross`` False the ICL (both are
-    rows of the paper's Table 4).
+    For the rows of the paper's Table 4, ``levels`` may name fewer part levels, ``attention``
+    False puts an MLP in place of the ISL, ``cross`` False leaves out the ICL and ``whole_body``
+    False the shared WhoBo token.
     """
 
     def __init__(
@@ -88,33 +122,39 @@ class ContextualRegressor(nn.Module):
         token_width: int,
         context_width: int,
         width: int = 128,
+        levels: tuple[str, ...] = PART_LEVELS,
+        attention: bool = True,
         whole_body: bool = True,
         cross: bool = True,
     ):
         super().__init__()
+        self.levels = levels
         self.whole_body = whole_body
-        shared = token_width + context_width if whole_body else 0
+        shared = context_width + (token_width if whole_body else 0)
         self.intra = nn.ModuleDict(
             {
-                level: IntraLevelAttention(LEVEL_SIZES[level], token_width + shared, width)
-                for level in PART_LEVELS
+                level: IntraLevelAttention(
+                    LEVEL_SIZES[level], token_width + shared, width, attention=attention
+                )
+                for level in levels
             }
         )
         self.inter = InterLevelAttention(width) if cross else None
-        for level in PART_LEVELS:
+        for level in levels:
             self.register_buffer(
                 f"expand_{level}", torch.as_tensor(LEVELS[level]), persistent=False
             )
-        mix = width * len(PART_LEVELS)
+        mix = width * len(levels)
         self.norm = nn.LayerNorm(mix)
         self.pose_hidden = nn.Sequential(nn.Linear(mix, 256), nn.GELU())
         # The last layer of the MLP has its own weights for each joint.
-        self.pose_weight = nn.Parameter(torch.randn(NUM_JOINTS, 256, 7) * 0.01)
-        self.pose_bias = nn.Parameter(torch.zeros(NUM_JOINTS, 7))
+        self.pose_weight = nn.Parameter(torch.randn(NUM_JOINTS, 256, _ANSWER) * 0.01)
+        self.pose_bias = nn.Parameter(torch.zeros(NUM_JOINTS, _ANSWER))
         with torch.no_grad():
             self.pose_bias[:, :6] = torch.tensor([1.0, 0, 0, 0, 1, 0])
             # A person before an OpenCV camera faces it: turned by pi about x.
             self.pose_bias[0, :6] = torch.tensor([1.0, 0, 0, 0, -1, 0])
+            self.pose_bias[:, 9] = -2.0
         self.body_head = nn.Sequential(
             nn.LayerNorm(mix + shared),
             nn.Linear(mix + shared, 256),
@@ -126,31 +166,33 @@ class ContextualRegressor(nn.Module):
 
     def forward(self, tokens: dict[str, Tensor], context: Tensor) -> dict[str, Tensor]:
         """``tokens`` {level: [B, J_x, token_width]}, ``context`` [B, context_width] of the
-        backbone.
+        backbone and the keypoints.
 
-        Returns rot6d [B, 24, 6], betas [B, 10], cam [B, 3] (scale > 0, tx, ty) and
-        confidence_logit [B, 24].
+        Returns rot6d [B, 24, 6], betas [B, 10], cam [B, 3] (scale > 0, tx, ty),
+        confidence_logit [B, 24], and for every joint where the evidence puts it in 2D beside
+        where the body's image lies: offset [B, 24, 2] and log_spread [B, 24].
         """
-        whole = torch.cat([tokens["whobo"][:, 0], context], dim=-1) if self.whole_body else None
+        shared = context
+        if self.whole_body:
+            shared = torch.cat([tokens["whobo"][:, 0], context], dim=-1)
         expanded, pooled = {}, []
-        for level in PART_LEVELS:
-            part_tokens = tokens[level]
-            if whole is not None:
-                shared = whole[:, None].expand(-1, part_tokens.shape[1], -1)
-                part_tokens = torch.cat([part_tokens, shared], dim=-1)
-            intra = self.intra[level](part_tokens)
+        for level in self.levels:
+            beside = shared[:, None].expand(-1, tokens[level].shape[1], -1)
+            intra = self.intra[level](torch.cat([tokens[level], beside], dim=-1))
             pooled.append(intra.mean(dim=1))
             expanded[level] = intra[:, getattr(self, f"expand_{level}")]
         if self.inter is not None:
             expanded = self.inter(expanded)
-        mix = torch.cat([expanded[level] for level in PART_LEVELS], dim=-1)  # Equation 3
+        mix = torch.cat([expanded[level] for level in self.levels], dim=-1)  # Equation 3
         hidden = self.pose_hidden(self.norm(mix))
         pose = torch.einsum("bjc,jco->bjo", hidden, self.pose_weight) + self.pose_bias
-        body = self.body_head(torch.cat(pooled + ([whole] if whole is not None else []), dim=-1))
+        body = self.body_head(torch.cat([*pooled, shared], dim=-1))
         scale = 0.85 * torch.exp(body[:, NUM_BETAS : NUM_BETAS + 1].clamp(-2.5, 2.5))
         return {
             "rot6d": pose[..., :6],
             "confidence_logit": pose[..., 6],
+            "offset": pose[..., 7:9],
+            "log_spread": pose[..., 9].clamp(-5.0, 1.0),
             "betas": body[:, :NUM_BETAS],
             "cam": torch.cat([scale, body[:, NUM_BETAS + 1 :]], dim=-1),
         }

@@ -14,6 +14,14 @@ def _conv_block(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
+def _places(features: Tensor) -> Tensor:
+    """Where each place of the map lies in the picture, -1..1, [B, 2, H, W]."""
+    size = features.shape[-1]
+    middle = (torch.arange(size, device=features.device) + 0.5) * (2 / size) - 1
+    grid = torch.stack(torch.meshgrid(middle, middle, indexing="xy"))
+    return grid.expand(len(features), -1, -1, -1)
+
+
 class HierarchicalTokenizer(nn.Module):
     """Turns a feature map into one token per body part at each of the four levels.
 
@@ -24,6 +32,9 @@ class HierarchicalTokenizer(nn.Module):
       is a softmax over the H x W places of one part, so that a token is a mean of features;
     * as part segmentation, supervised in the first phase (L_Att of Equation 9), where the
       softmax runs over the parts of one place.
+
+    Beyond the paper, a token ends in its mask's mean place (x, y in -1..1), which a mean of
+    features does not hold: limbs land nearer to where they are seen.
 
     ``levels`` names the levels to build; the ablations of the paper's Table 4 leave some out.
     """
@@ -43,14 +54,16 @@ class HierarchicalTokenizer(nn.Module):
         )
 
     def forward(self, features: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """``features`` [B, C, H, W] -> tokens {level: [B, J_x, token_width]} and attention
+        """``features`` [B, C, H, W] -> tokens {level: [B, J_x, token_width + 2]} and attention
         logits {level: [B, J_x + 1, H, W]}."""
         attention_features = self.attention_stem(features)
         value_features = self.value_stem(features)
+        places = _places(features).flatten(2)
         tokens, logits = {}, {}
         for level in self.levels:
             logits[level] = self.attention[level](attention_features)
             soft_mask = logits[level][:, :-1].flatten(2).float().softmax(dim=-1)  # sigma(Att_x)
             values = self.values[level](value_features).flatten(2)  # V_x
-            tokens[level] = torch.einsum("bjp,bcp->bjc", soft_mask.to(values.dtype), values)
+            values = torch.cat([values.float(), places], dim=1)
+            tokens[level] = torch.einsum("bjp,bcp->bjc", soft_mask, values)
         return tokens, logits

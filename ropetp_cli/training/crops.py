@@ -3,7 +3,8 @@
 A set ``NAME`` is two files: ``NAME_images.npy`` uint8 [n, 256, 256, 3] RGB and
 ``NAME_labels.npz`` with rotations [n, 24, 3, 3] (root in camera axes), betas [n, 10], joints3d
 [n, 24, 3] m (pelvis at 0), joints2d [n, 24, 2] in -1..1, visible [n, 24] (weight of the 2D label),
-has_pose [n], has_mask [n] and masks [n, 64, 64] (joint index, 255 background).
+has_pose [n], has_mask [n] and masks [n, 64, 64] (joint index, 255 background). A third file,
+``NAME_keypoints.npy`` [n, 17, 3], is what the detector says of them (``training.detections``).
 """
 
 from dataclasses import dataclass
@@ -16,22 +17,27 @@ import torch
 from ropetp_cli.body.skeleton import MIRROR
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.losses import IGNORED, RopeTargets
+from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.augment import degrade
 
 BACKGROUND = 24
 LABELS = (
     "rotations", "betas", "joints3d", "joints2d", "visible", "has_pose", "has_mask", "masks",
 )  # fmt: skip
+#: For each COCO keypoint, the one on the other side.
+COCO_MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 FLIP = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
 @dataclass
 class CropSet:
-    """One set of labelled crops; ``images`` stays on disk until read."""
+    """One set of labelled crops; ``images`` stays on disk until read. ``keypoints`` are zeros
+    where the detector was not run."""
 
     name: str
     images: np.ndarray
     labels: dict[str, np.ndarray]
+    keypoints: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +54,13 @@ class CropSet:
         missing = [key for key in LABELS if key not in labels]
         if missing or any(len(labels[key]) != len(images) for key in LABELS if key in labels):
             raise RopeTPError(f"{directory}: crop set {name!r} lacks or miscounts {missing}")
-        return cls(name, images, labels)
+        keypoints = np.zeros((len(images), 17, 3), np.float32)
+        detected = directory / f"{name}_keypoints.npy"
+        if detected.is_file():
+            keypoints = np.load(detected, allow_pickle=False)
+            if keypoints.shape != (len(images), 17, 3):
+                raise RopeTPError(f"{detected}: not the keypoints of this set; make it again")
+        return cls(name, images, labels, keypoints)
 
     @property
     def rendered(self) -> bool:
@@ -65,7 +77,8 @@ class CropSet:
         if self.rendered:
             # The truth is known behind occluders too; there it is worth less.
             get["visible"] = np.maximum(get["visible"], 0.5)
-        return Sample(np.array(self.images[index]), part=part, **get)
+        keypoints = self.keypoints[index].copy()
+        return Sample(np.array(self.images[index]), part=part, keypoints=keypoints, **get)
 
 
 @dataclass
@@ -80,6 +93,7 @@ class Sample:
     visible: np.ndarray
     has_pose: np.ndarray
     part: np.ndarray
+    keypoints: np.ndarray
 
     def flipped(self) -> "Sample":
         """The sample in a mirror: left becomes right."""
@@ -96,6 +110,7 @@ class Sample:
             self.visible[swap],
             self.has_pose,
             part,
+            self.keypoints[COCO_MIRROR] * FLIP.diagonal(),
         )
 
     def moved(self, angle: float, scale: float, shift: np.ndarray) -> "Sample":
@@ -117,6 +132,8 @@ class Sample:
             self.has_pose,
             _warp(self.part, turn * scale, shift, cv2.INTER_NEAREST,
                   int(self.part.max() == IGNORED and IGNORED) or BACKGROUND),
+            np.concatenate([scale * self.keypoints[:, :2] @ turn.T + shift.astype(np.float32),
+                            self.keypoints[:, 2:]], axis=1),
         )  # fmt: skip
 
     def hidden(self, rng: np.random.Generator, other: np.ndarray) -> "Sample":
@@ -145,8 +162,13 @@ class Sample:
         image[mask > 0] = texture[mask > 0]
         small = cv2.resize(mask, part.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
         part[small & (part != IGNORED)] = BACKGROUND
+        # The detector does not see what is hidden, or rarely and wrongly.
+        keypoints = self.keypoints.copy()
+        at = np.clip((keypoints[:, :2] + 1) * size / 2, 0, size - 1).astype(int)
+        under = (mask[at[:, 1], at[:, 0]] > 0) & (rng.random(len(at)) < 0.85)
+        keypoints[under, 2] *= rng.uniform(0, 0.3)
         return Sample(image, self.rotations, self.betas, self.joints3d, self.joints2d,
-                      self.visible, self.has_pose, part)  # fmt: skip
+                      self.visible, self.has_pose, part, keypoints)  # fmt: skip
 
 
 def _warp(
@@ -166,8 +188,13 @@ def augment(sample: Sample, rng: np.random.Generator, other: np.ndarray, rendere
     """A random variation of a sample. ``rendered`` crops come degraded and occluded already."""
     if rng.random() < 0.5:
         sample = sample.flipped()
-    angle = rng.normal(0, np.radians(12)) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi) / 3
-    sample = sample.moved(angle, np.exp(rng.normal(0, 0.12)), rng.normal(0, 0.06, 2))
+    angle, scale = rng.normal(0, np.radians(10)), np.exp(rng.normal(0, 0.1))
+    if rng.random() < 0.85:
+        view = upright_views(sample.keypoints[None])
+        angle, scale = angle + view.angle[0], scale * view.scale[0]
+    elif rng.random() < 0.5:
+        angle = rng.uniform(-np.pi, np.pi) / 2
+    sample = sample.moved(angle, scale, rng.normal(0, 0.06, 2))
     if rng.random() < (0.15 if rendered else 0.45):
         sample = sample.hidden(rng, other)
     if not rendered:

@@ -22,13 +22,25 @@ from torch import Tensor
 
 from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.pose import CropPredictions, real_figures, rendered_figures
+from ropetp_cli.evaluation.pose import batches, real_figures, rendered_figures
 from ropetp_cli.rope.backbone import BlazePoseBackbone
 from ropetp_cli.rope.blazepose import import_tflite, keep_only
 from ropetp_cli.rope.losses import LossWeights, RopeTargets, rope_loss
 from ropetp_cli.rope.network import Rope, RopeConfig, save_rope
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor
+from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.crops import CropSet, Sample, augment, collate
 
+#: The rows of the paper's Table 4, as changes to the network.
+TABLE_4 = {
+    "baseline": {
+        "levels": ("indep",), "attention": False, "whole_body": False, "cross": False,
+    },
+    "transformer": {"levels": ("indep",), "whole_body": False, "cross": False},
+    "hagt-mlp": {"attention": False, "cross": False},
+    "no-whole-body": {"whole_body": False},
+    "rope": {},
+}  # fmt: skip
 TARGET_FIELDS = tuple(RopeTargets.__dataclass_fields__)
 TRUNK = "backbone.net."
 
@@ -37,14 +49,16 @@ TRUNK = "backbone.net."
 class TrainOptions:
     """One leg. ``variants``: augmented copies of each crop that go into the cache; ``share``:
     how often a batch row comes from each set; ``attention_until``: the share of all ``steps``
-    after which the segmentation loss is dropped (the paper's first 100 epochs)."""
+    after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``: which of
+    :data:`TABLE_4`."""
 
     data: Path
     out: Path
     sets: tuple[str, ...] = ("syn_train", "real_train")
     share: tuple[float, ...] = (0.5, 0.5)
-    variants: tuple[int, ...] = (1, 2)
+    variants: tuple[int, ...] = (1, 3)
     tests: tuple[str, ...] = ("syn_test", "real_val")
+    row: str = "rope"
     backbone: str = "blazepose"
     trunk: Path | None = None
     train_trunk: bool = False
@@ -63,7 +77,7 @@ class TrainOptions:
 
 def build(options: TrainOptions, body: BodyData) -> Rope:
     """A fresh Rope, its trunk from ``options.trunk`` where that is given."""
-    config = RopeConfig(backbone=options.backbone, body=body.label)
+    config = RopeConfig(backbone=options.backbone, body=body.label, **TABLE_4[options.row])
     if options.backbone != "blazepose":
         return Rope(config, body)
     if options.trunk is None:
@@ -75,6 +89,39 @@ def build(options: TrainOptions, body: BodyData) -> Rope:
     return rope
 
 
+@dataclass
+class Batch:
+    """Rows of training: the trunk's maps (or the pictures as the only map), the detector's
+    keypoints [B, 17, 3] and the labels."""
+
+    maps: list[Tensor]
+    keypoints: Tensor
+    targets: RopeTargets
+
+    @classmethod
+    def joined(cls, parts: list["Batch"]) -> "Batch":
+        maps = [torch.cat(level) for level in zip(*(part.maps for part in parts), strict=True)]
+        keypoints = torch.cat([part.keypoints for part in parts])
+        targets = {k: torch.cat([getattr(p.targets, k) for p in parts]) for k in TARGET_FIELDS}
+        return cls(maps, keypoints, RopeTargets(**targets))
+
+    def to(self, device: str) -> "Batch":
+        targets = {k: getattr(self.targets, k).to(device, non_blocking=True) for k in TARGET_FIELDS}
+        maps = [m.to(device, non_blocking=True) for m in self.maps]
+        return Batch(maps, self.keypoints.to(device), RopeTargets(**targets))
+
+
+def spoil(keypoints: Tensor) -> Tensor:
+    """The detector's keypoints [B, 17, 3] as it might have found them in another picture of the
+    same: shaken, some doubted, for one person in ten none at all."""
+    count, points = keypoints.shape[:2]
+    place = keypoints[..., :2] + 0.012 * torch.randn(count, points, 2)
+    doubted = torch.rand(count, points) < 0.25 * torch.rand(count, 1)
+    confidence = torch.where(doubted, 0.4 * torch.rand(count, points), 1.0) * keypoints[..., 2]
+    confidence = confidence * (torch.rand(count, 1) > 0.1)
+    return torch.cat([place, confidence[..., None]], dim=-1)
+
+
 class FrozenMaps:
     """The trunk's maps of augmented crops, cached on disk as fp16, with their labels."""
 
@@ -84,34 +131,39 @@ class FrozenMaps:
             for path in sorted(directory.glob(f"{crops.name}_maps*.npy"))
         ]
         with np.load(directory / f"{crops.name}_targets.npz") as file:
-            self.targets = {
+            arrays = {
                 name: file[name] if file[name].dtype == np.uint8 else file[name].astype(np.float32)
-                for name in TARGET_FIELDS
+                for name in (*TARGET_FIELDS, "keypoints")
             }
+        self.keypoints = arrays.pop("keypoints")
+        self.targets = arrays
 
     def __len__(self) -> int:
         return len(self.maps[0])
 
-    def batch(self, index: np.ndarray) -> tuple[list[Tensor], RopeTargets]:
+    def batch(self, index: np.ndarray) -> Batch:
         index = np.sort(index)
         maps = [torch.from_numpy(m[index]).float() for m in self.maps]
-        return maps, RopeTargets(**{k: torch.from_numpy(v[index]) for k, v in self.targets.items()})
+        targets = {k: torch.from_numpy(v[index]) for k, v in self.targets.items()}
+        return Batch(maps, torch.from_numpy(self.keypoints[index]), RopeTargets(**targets))
 
     @classmethod
     @torch.inference_mode()
     def fill(
         cls, directory: Path, crops: CropSet, rope: Rope, variants: int, seed: int, log
     ) -> "FrozenMaps":
-        """Make the cache if it is not there. ``variants`` 0: the crops as they are, in fp32."""
+        """Make the cache if it is not there. ``variants`` 0: the crops only turned upright, in
+        fp32."""
         done = directory / f"{crops.name}_done.json"
         wanted = {"crops": len(crops), "variants": variants, "seed": seed}
         if done.is_file() and json.loads(done.read_text()) == wanted:
             return cls(directory, crops)
         directory.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng((seed, *crops.name.encode()))
         total = len(crops) * max(variants, 1)
         files: list[np.ndarray] = []
         targets: list[RopeTargets] = []
+        keypoints: list[np.ndarray] = []
         began = time.perf_counter()
         for start in range(0, total, 32):
             rows = [k % len(crops) for k in range(start, min(start + 32, total))]
@@ -123,6 +175,8 @@ class FrozenMaps:
                     )
                     for s in samples
                 ]
+            else:
+                samples = [upright(s) for s in samples]
             # Half precision is noise that training can bear; tests see the maps as they are.
             with torch.autocast("cpu", torch.bfloat16, enabled=variants > 0):
                 maps = rope.backbone.trunk(to_images(samples))
@@ -137,6 +191,7 @@ class FrozenMaps:
             for file, values in zip(files, maps, strict=True):
                 file[start : start + len(rows)] = values.float().clamp(-6e4, 6e4).half().numpy()
             targets.append(collate(samples))
+            keypoints.append(np.stack([s.keypoints for s in samples]))
             if start % 1600 == 0:
                 rate = (start + len(rows)) / (time.perf_counter() - began)
                 log(f"{crops.name}: {start + len(rows)} of {total} crops, {rate:.0f}/s")
@@ -145,9 +200,16 @@ class FrozenMaps:
         joined = {
             name: torch.cat([getattr(t, name) for t in targets]).numpy() for name in TARGET_FIELDS
         }
+        joined["keypoints"] = np.concatenate(keypoints).astype(np.float32)
         np.savez(directory / f"{crops.name}_targets.npz", **joined)
         done.write_text(json.dumps(wanted))
         return cls(directory, crops)
+
+
+def upright(sample: Sample) -> Sample:
+    """The sample as the tool's predictor would look at it."""
+    view = upright_views(sample.keypoints[None])
+    return sample.moved(view.angle[0], view.scale[0], np.zeros(2))
 
 
 def to_images(samples: list[Sample]) -> Tensor:
@@ -173,37 +235,35 @@ class LiveCrops(torch.utils.data.Dataset):
         return augment(crops.sample(int(rng.integers(len(crops)))), rng, other, crops.rendered)
 
 
-def cached_batches(
-    sets: list[FrozenMaps], options: TrainOptions, seed: int
-) -> Iterator[tuple[list[Tensor], RopeTargets]]:
+def cached_batches(sets: list[FrozenMaps], options: TrainOptions, seed: int) -> Iterator[Batch]:
     """Batches from the caches, without end."""
     rng = np.random.default_rng(seed)
     share = np.array(options.share) / np.sum(options.share)
     while True:
         counts = rng.multinomial(options.batch, share)
-        parts = [
-            cache.batch(rng.integers(len(cache), size=count))
-            for cache, count in zip(sets, counts, strict=True)
-            if count
-        ]
-        maps = [torch.cat(level) for level in zip(*(p[0] for p in parts), strict=True)]
-        yield (
-            maps,
-            RopeTargets(**{k: torch.cat([getattr(p[1], k) for p in parts]) for k in TARGET_FIELDS}),
+        yield Batch.joined(
+            [
+                cache.batch(rng.integers(len(cache), size=count))
+                for cache, count in zip(sets, counts, strict=True)
+                if count
+            ]
         )
 
 
-def live_batches(
-    sets: list[CropSet], options: TrainOptions, seed: int
-) -> Iterator[tuple[list[Tensor], RopeTargets]]:
-    """Batches of pictures; the single "map" is the picture itself."""
+def live_batches(sets: list[CropSet], options: TrainOptions, seed: int) -> Iterator[Batch]:
+    """Batches of pictures."""
     data = LiveCrops(sets, options.share, seed, options.batch * options.steps)
     loader = torch.utils.data.DataLoader(
-        data, options.batch, num_workers=options.workers, drop_last=True,
-        collate_fn=lambda samples: ([to_images(samples)], collate(samples)),
+        data, options.batch, num_workers=options.workers, drop_last=True, collate_fn=live_batch,
         prefetch_factor=4 if options.workers else None, persistent_workers=options.workers > 0,
     )  # fmt: skip
     yield from loader
+
+
+def live_batch(samples: list[Sample]) -> Batch:
+    """Samples as a batch whose only map is the pictures."""
+    keypoints = torch.from_numpy(np.stack([s.keypoints for s in samples])).float()
+    return Batch([to_images(samples)], keypoints, collate(samples))
 
 
 class Average:
@@ -229,20 +289,18 @@ class Average:
 
 
 @torch.inference_mode()
-def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) -> CropPredictions:
+def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) -> CropPoses:
     """Rope's answers on a whole set, from cached maps where there are some."""
-    outputs = []
-    for start in range(0, len(crops), 64):
-        index = np.arange(start, min(start + 64, len(crops)))
-        if cached is not None:
-            output = rope.from_features([m.to(device) for m in cached.batch(index)[0]])
-        else:
-            output = rope(to_images([crops.sample(int(k)) for k in index]).to(device))
-        outputs.append(
-            [v.cpu().numpy() for v in
-             (output.joints, output.joints2d, output.rotations, output.betas)]
-        )  # fmt: skip
-    return CropPredictions(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+    predictor = RopePredictor(rope, device)
+    answers = []
+    for rows in batches(len(crops), 64):
+        if cached is None:
+            answers.append(predictor.predict(np.array(crops.images[rows]), crops.keypoints[rows]))
+            continue
+        batch = cached.batch(np.arange(len(crops))[rows]).to(device)
+        output = rope.from_features(batch.maps, batch.keypoints)
+        answers.append(predictor.answers(output, upright_views(crops.keypoints[rows])))
+    return CropPoses.joined(answers)
 
 
 def figures(
@@ -254,11 +312,11 @@ def figures(
     """The figures of every test set."""
     result = {}
     for name, (crops, cached) in tests.items():
-        predictions = predict(rope, crops, device, cached)
+        poses = predict(rope, crops, device, cached)
         if "lsp2d" in crops.labels:
-            result[name] = real_figures(predictions, crops)
+            result[name] = real_figures(poses, crops)
         else:
-            result[name] = rendered_figures(predictions, crops, body)
+            result[name] = rendered_figures(poses, crops, body)
     return result
 
 
@@ -301,9 +359,9 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             name: (crops, FrozenMaps.fill(cache, crops, rope, 0, 0, log))
             for name, (crops, _) in tests.items()
         }
-        batches = cached_batches(frozen, options, options.seed + step)
+        stream = cached_batches(frozen, options, options.seed + step)
     else:
-        batches = live_batches(sets, options, options.seed + step)
+        stream = live_batches(sets, options, options.seed + step)
 
     rope.to(device, memory_format=torch.channels_last)
     rope.backbone.net.requires_grad_(options.train_trunk)
@@ -352,7 +410,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     next_check = time.perf_counter() + min(180.0, 20 * options.minutes)
     sums: dict[str, float] = {}
     counted = 0
-    for maps, targets in batches:
+    for batch in stream:
         if step >= options.steps or time.perf_counter() > end:
             break
         phase = weights if step < options.attention_until * options.steps else replace(
@@ -360,13 +418,13 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         rope.train()
         if not options.train_trunk:
             rope.backbone.net.eval()
-        maps = [m.to(device, non_blocking=True) for m in maps]
-        targets = RopeTargets(
-            **{k: getattr(targets, k).to(device, non_blocking=True) for k in TARGET_FIELDS}
-        )
+        batch = replace(batch, keypoints=spoil(batch.keypoints)).to(device)
         with torch.autocast(device, torch.bfloat16):
-            output = rope(maps[0]) if options.train_trunk else rope.from_features(maps)
-            loss, terms = rope_loss(output, targets, phase)
+            if options.train_trunk:
+                output = rope(batch.maps[0], batch.keypoints)
+            else:
+                output = rope.from_features(batch.maps, batch.keypoints)
+            loss, terms = rope_loss(output, batch.targets, phase)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)

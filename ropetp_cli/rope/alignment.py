@@ -1,0 +1,100 @@
+"""The last millimetres: a pose bent until its image meets the 2D evidence (beyond the paper).
+
+A network that answers with rotations sums their errors along every limb, so that a wrist lies off
+the wrist in the picture although the network sees where it is. Gauss-Newton on
+
+    sum_k |image_k - point_k|^2 / spread_k^2 + sum_j stiffness_j |turn_j|^2
+
+bends the body by small turns of its joints and moves its camera. Joints whose place is a guess
+have a wide spread, and stay as the network thinks.
+"""
+
+import torch
+from torch import Tensor
+
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, NUM_JOINTS, PARENTS
+from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
+
+ITERATIONS = 4
+#: 1 / rad^2: how much a joint's turn costs, beside evidence in units of its spread.
+LIMB_STIFFNESS = 8.0
+TRUNK_STIFFNESS = 40.0
+ROOT_STIFFNESS = 20.0
+_LIMBS = ("hip", "knee", "shoulder", "elbow", "wrist", "ankle")
+
+
+def _stiffness() -> Tensor:
+    limb = torch.tensor([name.split("_")[-1] in _LIMBS for name in JOINTS])
+    values = torch.where(limb, LIMB_STIFFNESS, TRUNK_STIFFNESS)
+    values[JOINT_INDEX["pelvis"]] = ROOT_STIFFNESS
+    return values.repeat_interleave(3)
+
+
+def _descendants() -> Tensor:
+    """[24, 24]: whether joint k (row) hangs from joint j (column) and is not j itself."""
+    below = torch.zeros(NUM_JOINTS, NUM_JOINTS, dtype=torch.bool)
+    for joint, parent in enumerate(PARENTS):
+        if parent >= 0:
+            below[joint] = below[parent]
+            below[joint, parent] = True
+    return below
+
+
+_STIFFNESS, _BELOW = _stiffness(), _descendants()
+
+
+def align(rope: Rope, output: RopeOutput, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
+    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image meets ``output.points`` as far as
+    their spread asks for it."""
+    weight = torch.exp(-2 * output.log_spread)
+    stiffness = _STIFFNESS.to(weight)
+    below = _BELOW.to(weight)
+    rotations, cam = output.rotations, output.cam
+    turned = torch.zeros(len(cam), 3 * NUM_JOINTS, device=cam.device)
+    # The camera is free but for a trace that keeps the equations solvable.
+    prior = torch.diag(torch.cat([stiffness, stiffness.new_full((3,), 1e-2)]))
+    for _ in range(iterations):
+        joints, accumulated = rope.posed(rotations, output.betas)
+        image = weak_perspective(joints, cam)
+        jacobian = _jacobian(joints, image, cam, below)
+        weighted = jacobian * weight[:, :, None, None]
+        normal = torch.einsum("bkcp,bkcq->bpq", weighted, jacobian) + prior
+        right = torch.einsum("bkcp,bkc->bp", weighted, output.points - image)
+        right[:, : 3 * NUM_JOINTS] -= stiffness * turned
+        step = torch.linalg.solve(normal, right)
+        step[:, : 3 * NUM_JOINTS] = step[:, : 3 * NUM_JOINTS].clamp(-0.5, 0.5)
+        turned = turned + step[:, : 3 * NUM_JOINTS]
+        rotations = _turn(rotations, accumulated, step[:, : 3 * NUM_JOINTS].unflatten(1, (-1, 3)))
+        scale = cam[:, :1] * torch.exp(step[:, -3:-2].clamp(-0.3, 0.3))
+        cam = torch.cat([scale, cam[:, 1:] + step[:, -2:]], dim=1)
+    return rotations, cam
+
+
+def _jacobian(joints: Tensor, image: Tensor, cam: Tensor, below: Tensor) -> Tensor:
+    """[B, 24, 2, 75]: how every joint's image moves with the turn of every joint (crop axes, a
+    turn w of j moves k by w x (k - j)), with log scale and with tx, ty."""
+    arm = (joints[:, :, None] - joints[:, None]) * below[..., None]  # [B, k, j, 3]
+    x, y, z = arm.unbind(-1)
+    zero = torch.zeros_like(x)
+    across = torch.stack([zero, z, -y], -1).flatten(2)
+    down = torch.stack([-z, zero, x], -1).flatten(2)
+    scale = cam[:, None, :1]
+    bend = torch.stack([across, down], dim=2) * scale[..., None]
+    shift = torch.eye(2, device=cam.device) * scale[..., None]
+    shift = shift.expand(-1, joints.shape[1], -1, -1)
+    return torch.cat([bend, image[..., None], shift], dim=-1)
+
+
+def _turn(rotations: Tensor, accumulated: Tensor, turns: Tensor) -> Tensor:
+    """Local ``rotations`` after ``turns`` [B, 24, 3] in crop axes, each before its joint."""
+    parents = accumulated[:, [0, *PARENTS[1:]]].clone()
+    parents[:, 0] = torch.eye(3, device=rotations.device)
+    local = (parents.transpose(-1, -2) @ turns[..., None])[..., 0]
+    return torch.linalg.matrix_exp(_skew(local)) @ rotations
+
+
+def _skew(vector: Tensor) -> Tensor:
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))

@@ -1,0 +1,119 @@
+"""Crops turned upright by keypoints, and poses bent to meet 2D evidence."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropetp_cli.body.model import load_body
+from ropetp_cli.body.rotations import axis_angle_to_matrix
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS
+from ropetp_cli.rope.alignment import align
+from ropetp_cli.rope.network import Rope, RopeConfig, RopeOutput, weak_perspective
+from ropetp_cli.rope.predictor import RopePredictor
+from ropetp_cli.rope.upright import REACH, Views, upright_views
+
+#: A standing stick figure's COCO keypoints, x right and y down, -1..1.
+STANDING = np.array(
+    [(0, -0.7), (0.02, -0.72), (-0.02, -0.72), (0.04, -0.7), (-0.04, -0.7),
+     (0.12, -0.5), (-0.12, -0.5), (0.15, -0.3), (-0.15, -0.3), (0.16, -0.1), (-0.16, -0.1),
+     (0.08, 0), (-0.08, 0), (0.09, 0.4), (-0.09, 0.4), (0.1, 0.8), (-0.1, 0.8)]
+)  # fmt: skip
+
+
+def figure(angle: float = 0.0, confidence: float = 0.9) -> np.ndarray:
+    """The stick figure turned clockwise by ``angle``, [1, 17, 3]."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    points = STANDING @ np.array([[cosine, sine], [-sine, cosine]])
+    return np.concatenate([points, np.full((17, 1), confidence)], axis=1)[None]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-np.pi + 0.01, np.pi - 0.01))
+def test_anybody_is_turned_on_their_feet_and_kept_in_view(angle):
+    views = upright_views(figure(angle))
+    seen = views.points(figure(angle)[..., :2])[0]
+    np.testing.assert_allclose(seen / views.scale[0], STANDING, atol=1e-6)
+    assert np.abs(seen).max() <= REACH + 1e-6
+    np.testing.assert_allclose(views.points_back(seen[None])[0], figure(angle)[0, :, :2], atol=1e-9)
+
+
+def test_an_unsure_detector_turns_nothing():
+    views = upright_views(np.concatenate([figure(1.0, 0.1), np.zeros((1, 17, 3))]))
+    np.testing.assert_array_equal(views.angle, 0)
+    np.testing.assert_array_equal(views.scale, 1)
+
+
+def test_pictures_turn_as_points_do():
+    picture = np.zeros((1, 256, 256, 3), np.uint8)
+    picture[0, 40:44, 180:184] = 255
+    views = Views(np.array([0.7]), np.array([0.8]))
+    expected = views.points(np.array([[[182 / 128 - 1, 42 / 128 - 1]]]))[0, 0]
+    rows, columns = np.nonzero(views.images(picture)[0, ..., 0] > 60)
+    found = (np.array([columns.mean(), rows.mean()]) + 0.5) / 128 - 1
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def rope():
+    torch.manual_seed(0)
+    return Rope(RopeConfig(backbone="hrnet_w32"), load_body()).eval()
+
+
+def posed(rope, turns: dict[str, tuple[float, float, float]], cam) -> RopeOutput:
+    """What a network would answer that sees one body bent by ``turns`` (axis-angle)."""
+    pose = np.zeros((24, 3))
+    pose[0] = [np.pi, 0, 0]
+    for name, turn in turns.items():
+        pose[JOINT_INDEX[name]] = turn
+    rotations = torch.from_numpy(axis_angle_to_matrix(pose)).float()[None]
+    betas, cam = torch.zeros(1, 10), torch.tensor([cam])
+    joints = rope.joints(rotations, betas)
+    image = weak_perspective(joints, cam)
+    return RopeOutput(rotations, betas, cam, joints, image, image, torch.full((1, 24), -4.0),
+                      torch.zeros(1, 24), {})  # fmt: skip
+
+
+def test_alignment_leaves_a_pose_that_fits(rope):
+    output = posed(rope, {"left_elbow": (0, 0.5, 0)}, (0.9, 0.0, 0.1))
+    rotations, cam = align(rope, output)
+    torch.testing.assert_close(rotations, output.rotations, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cam, output.cam, atol=1e-5, rtol=0)
+
+
+def test_alignment_bends_limbs_to_the_evidence_and_little_else(rope):
+    truth = posed(rope, {"left_shoulder": (0, 0, 0.6), "right_knee": (0, 0, 0.4)}, (0.8, 0.05, 0.0))
+    guess = posed(rope, {}, (0.9, 0.0, 0.1))
+    guess.points = truth.points
+    rotations, cam = align(rope, guess)
+    joints = rope.joints(rotations, guess.betas)
+    off = (weak_perspective(joints, cam) - truth.points).norm(dim=-1)
+    before = (guess.joints2d - truth.points).norm(dim=-1)
+    assert off.max() < 0.02 < 0.1 < before.max()
+    in_space = (joints - truth.joints).norm(dim=-1).max()
+    assert in_space < 0.3 * (guess.joints - truth.joints).norm(dim=-1).max()
+    identity = rotations @ rotations.transpose(-1, -2)
+    torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), atol=1e-4, rtol=0)
+
+
+def test_alignment_ignores_what_is_a_guess(rope):
+    output = posed(rope, {}, (0.9, 0.0, 0.1))
+    wrist = [JOINT_INDEX[name] for name in JOINTS if "wrist" in name or "hand" in name]
+    output.points = output.points.clone()
+    output.points[:, wrist] += 0.3
+    output.log_spread[:, wrist] = 1.0
+    rotations, _ = align(rope, output)
+    moved = (rope.joints(rotations, output.betas) - output.joints).norm(dim=-1)
+    assert moved.max() < 0.01
+
+
+def test_a_turned_crop_gives_the_turned_answer(rope):
+    """An answer in an upright view and the same answer brought back show the same body."""
+    output = posed(rope, {"left_shoulder": (0, 0, 0.6)}, (0.8, 0.05, 0.02))
+    views = Views(np.array([0.9]), np.array([0.75]))
+    poses = RopePredictor(rope).answers(output, views)
+    joints = rope.joints(torch.from_numpy(poses.rotations).float(), output.betas)
+    image = weak_perspective(joints, torch.from_numpy(poses.cam).float())
+    np.testing.assert_allclose(image.numpy(), poses.joints2d, atol=1e-5)
+    np.testing.assert_allclose(views.points(poses.joints2d), output.joints2d.numpy(), atol=1e-4)
