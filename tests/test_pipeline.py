@@ -154,9 +154,9 @@ def test_a_killed_capture_goes_on_where_it_was(clip, done, tmp_path, monkeypatch
     monkeypatch.setattr("ropetp_cli.stages.STORE_SECONDS", 0.0)
     batches, predict = [], RopePredictor.predict
 
-    def second_fails(self, crops):
+    def second_fails(self, crops, keypoints):
         batches.append(len(crops))
-        return killed() if len(batches) == 3 else predict(self, crops)
+        return killed() if len(batches) == 3 else predict(self, crops, keypoints)
 
     monkeypatch.setattr(RopePredictor, "predict", second_fails)
     with pytest.raises(KeyboardInterrupt):

@@ -62,8 +62,21 @@ def test_tokens_are_attention_weighted_means_equation_1():
     for part in (0, 10):
         mask = torch.softmax(logits[level][:, part].flatten(1), dim=1)
         expected = (mask[:, None] * values.flatten(2)).sum(-1)
-        torch.testing.assert_close(tokens[level][:, part], expected)
-    assert tokens["whobo"].shape == (2, 1, 16)
+        torch.testing.assert_close(tokens[level][:, part, :16], expected)
+    assert tokens["whobo"].shape == (2, 1, 18)
+
+
+def test_a_token_ends_in_the_place_its_part_is_seen_at():
+    tokenizer = HierarchicalTokenizer(4, token_width=8).eval()
+    bright = torch.zeros(1, 4, 16, 16)
+    with torch.no_grad():
+        for head in tokenizer.attention.values():
+            head.weight.fill_(100.0)
+        tokenizer.attention_stem[0].weight.fill_(1.0)
+    bright[:, :, 3, 12] = 1.0  # row 3, column 12
+    tokens, _ = tokenizer(bright)
+    expected = torch.tensor([(12.5 / 16) * 2 - 1, (3.5 / 16) * 2 - 1])
+    torch.testing.assert_close(tokens["indep"][0, 5, 8:], expected, atol=0.02, rtol=0)
 
 
 def test_cross_attention_permutes_queries_keys_and_values_equation_2():
@@ -146,7 +159,7 @@ def _targets(output, **changes):
 
 def test_loss_is_zero_on_the_truth_and_ignores_what_is_not_labelled(rope):
     output = rope(torch.rand(2, 3, 256, 256))
-    weights = LossWeights(attention=0.0, confidence=0.0)
+    weights = LossWeights(attention=0.0, confidence=0.0, points=0.0)
     total, terms = rope_loss(output, _targets(output), weights)
     assert float(total) == pytest.approx(0.0, abs=1e-5)
     moved = _targets(output, joints=output.joints.detach() + 0.3, has_pose=torch.tensor([1.0, 0.0]))
@@ -219,6 +232,18 @@ def test_smoothing_keeps_a_swing_and_removes_noise():
     assert error(smooth) < 0.6 * error(noisy)
     swing = np.arctan2(smooth[:, 2, 1], smooth[:, 1, 1])
     assert np.percentile(swing, 95) > 0.9 * np.percentile(angle, 95)
+
+
+def test_a_guess_gives_way_to_what_is_seen_before_and_after():
+    angle = np.linspace(0, 1.5, 60)
+    turning = axis_angle_to_matrix(np.stack([angle, 0 * angle, 0 * angle], -1))
+    guessed = turning.copy()
+    guessed[28:33] = axis_angle_to_matrix(np.array([0.0, 2.5, 0.0]))
+    confidence = np.full((60, 24), 0.9)
+    confidence[28:33] = 0.03
+    smooth = smooth_rotations(np.repeat(guessed[:, None], 24, axis=1), confidence, 30.0)[:, 0]
+    cosine = (np.trace(smooth @ turning.transpose(0, 2, 1), axis1=1, axis2=2) - 1) / 2
+    assert np.degrees(np.arccos(cosine.clip(-1, 1)))[20:40].max() < 12
 
 
 def test_steady_betas_weigh_the_frames():

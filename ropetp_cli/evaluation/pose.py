@@ -23,6 +23,10 @@ LSP_LIMBS = (
 LIMB_JOINTS = [JOINT_INDEX[name] for name in LSP_LIMBS]
 
 
+#: Joints that nothing covers, of 24, in a crop that counts as clear.
+CLEAR = 22
+
+
 def pck(
     predicted: np.ndarray, labelled: np.ndarray, visible: np.ndarray, threshold: float
 ) -> float:
@@ -58,7 +62,9 @@ def real_figures(poses: CropPoses, crops: CropSet) -> dict[str, float]:
 
 @torch.inference_mode()
 def rendered_figures(poses: CropPoses, crops: CropSet, body: BodyData) -> dict[str, float]:
-    """MPJPE, PA-MPJPE and MPVPE in mm on a rendered set."""
+    """MPJPE, PA-MPJPE and MPVPE in mm on a rendered set: on all of it, on the crops in which
+    nearly every joint is free of occluders and inside the picture (``clear_``), on the others
+    (``hidden_``)."""
     truth = crops.labels["joints3d"]
     joints = posed_joints(poses.rotations, body.rest_joints(poses.betas))
     model = BodyModel(body)
@@ -76,10 +82,18 @@ def rendered_figures(poses: CropPoses, crops: CropSet, body: BodyData) -> dict[s
         vertex_errors.append(
             pve(ours.numpy(), theirs.numpy(), our_joints.numpy(), their_joints.numpy())
         )
+    errors = {
+        "mpjpe_mm": mpjpe(joints, truth),
+        "pa_mpjpe_mm": pa_mpjpe(joints, truth),
+        "mpvpe_mm": np.concatenate(vertex_errors),
+    }
+    clear = (crops.labels["visible"] > 0).sum(axis=1) >= CLEAR
+    groups = {"": np.ones_like(clear), "clear_": clear, "hidden_": ~clear}
     return {
-        "mpjpe_mm": round(float(np.mean(mpjpe(joints, truth))), 2),
-        "pa_mpjpe_mm": round(float(np.mean(pa_mpjpe(joints, truth))), 2),
-        "mpvpe_mm": round(float(np.mean(np.concatenate(vertex_errors))), 2),
+        f"{group}{name}": round(float(each[rows].mean()), 2)
+        for group, rows in groups.items()
+        for name, each in errors.items()
+        if rows.any()
     }
 
 

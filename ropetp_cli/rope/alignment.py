@@ -17,9 +17,9 @@ from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
 
 ITERATIONS = 4
 #: 1 / rad^2: how much a joint's turn costs, beside evidence in units of its spread.
-LIMB_STIFFNESS = 8.0
-TRUNK_STIFFNESS = 40.0
-ROOT_STIFFNESS = 20.0
+LIMB_STIFFNESS = 16.0
+TRUNK_STIFFNESS = 100.0
+ROOT_STIFFNESS = 60.0
 _LIMBS = ("hip", "knee", "shoulder", "elbow", "wrist", "ankle")
 
 
