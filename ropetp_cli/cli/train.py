@@ -125,6 +125,13 @@ def trajectory(
     is_flag=True,
     help="Train the whole network (a GPU); else the trunk is frozen and its maps cached.",
 )
+@click.option("--train-after", metavar="MAP", help="With --train-trunk: keep a BlazePose trunk "
+              "frozen up to this map, such as pose32; what a CPU can bear.")  # fmt: skip
+@click.option(
+    "--start",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights (.safetensors) to begin from, with a fresh optimizer.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Where; DATA/cache if not given.")
 @click.option(
     "--resume",
@@ -137,6 +144,13 @@ def trajectory(
     default=10.0,
     show_default=True,
     help="This leg's length, the cache not counted.",
+)
+@click.option(
+    "--check-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Between looks at the test sets, each with a checkpoint.",
 )
 @click.option(
     "--steps",

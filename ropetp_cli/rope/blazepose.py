@@ -110,6 +110,7 @@ class BlazePose(nn.Module):
                 padding=(pad[0], pad[2]) if _is_symmetric(pad) else 0,
                 groups=node["groups"],
             )
+        self._frozen = 0
         self._plans: dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]] = {}
 
     @classmethod
@@ -154,10 +155,30 @@ class BlazePose(nn.Module):
         values = {_INPUT: image}
         for index, spent in self._plan(tuple(sorted(set(wanted.values())))):
             node = self.nodes[index]
-            values[node["name"]] = self._run(node, [values[key] for key in node["inputs"]])
+            inputs = [values[key] for key in node["inputs"]]
+            if index < self._frozen:
+                values[node["name"]] = self._run_frozen(node, inputs)
+            else:
+                values[node["name"]] = self._run(node, [v.float() for v in inputs]
+                                                 if self._frozen else inputs)  # fmt: skip
             for key in spent:
                 del values[key]
         return {name: self._shaped(name, values[key]) for name, key in wanted.items()}
+
+    def train_after(self, tap: str | None) -> None:
+        """Train what comes after ``tap`` only; all of the network for None.
+
+        What comes before runs without gradients and in bfloat16, on a CPU several times as fast.
+        """
+        self._frozen = self._position[self._node_name(tap)] + 1 if tap else 0
+        for index, node in enumerate(self.nodes):
+            if node["op"] == "conv":
+                self.convs[node["name"]].requires_grad_(index >= self._frozen)
+
+    @torch.no_grad()
+    def _run_frozen(self, node: dict[str, Any], inputs: list[Tensor]) -> Tensor:
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            return self._run(node, inputs)
 
     def _shaped(self, name: str, value: Tensor) -> Tensor:
         if name == "landmarks":

@@ -5,7 +5,8 @@ checkpoint and the best weights. Two ways to run it:
 
 * trunk frozen (any CPU): augmented variants of every crop go through the pretrained trunk once,
   its maps are cached on disk, and the rest of the network trains on them;
-* whole network (a GPU): crops are augmented by worker processes as they are needed.
+* whole network (a GPU), or the trunk from some map on: crops are augmented by worker processes as
+  they are needed.
 """
 
 import copy
@@ -26,7 +27,7 @@ from ropetp_cli.evaluation.pose import batches, real_figures, rendered_figures
 from ropetp_cli.rope.backbone import BlazePoseBackbone
 from ropetp_cli.rope.blazepose import import_tflite, keep_only
 from ropetp_cli.rope.losses import LossWeights, RopeTargets, rope_loss
-from ropetp_cli.rope.network import Rope, RopeConfig, save_rope
+from ropetp_cli.rope.network import Rope, RopeConfig, load_rope, save_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.crops import CropSet, Sample, augment, collate
@@ -50,7 +51,8 @@ class TrainOptions:
     """One leg. ``variants``: augmented copies of each crop that go into the cache; ``share``:
     how often a batch row comes from each set; ``attention_until``: the share of all ``steps``
     after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``: which of
-    :data:`TABLE_4`."""
+    :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer; ``train_after``: the
+    trunk's map up to which it stays frozen in spite of ``train_trunk``."""
 
     data: Path
     out: Path
@@ -62,9 +64,12 @@ class TrainOptions:
     backbone: str = "blazepose"
     trunk: Path | None = None
     train_trunk: bool = False
+    train_after: str | None = None
+    start: Path | None = None
     resume: Path | None = None
     cache: Path | None = None
     minutes: float = 10.0
+    check_minutes: float = 3.0
     steps: int = 20000
     batch: int = 64
     rate: float = 1e-3
@@ -76,7 +81,9 @@ class TrainOptions:
 
 
 def build(options: TrainOptions, body: BodyData) -> Rope:
-    """A fresh Rope, its trunk from ``options.trunk`` where that is given."""
+    """A Rope from ``options.start``, or a fresh one with the trunk of ``options.trunk``."""
+    if options.start is not None:
+        return load_rope(options.start, body)
     config = RopeConfig(backbone=options.backbone, body=body.label, **TABLE_4[options.row])
     if options.backbone != "blazepose":
         return Rope(config, body)
@@ -365,6 +372,8 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
 
     rope.to(device, memory_format=torch.channels_last)
     rope.backbone.net.requires_grad_(options.train_trunk)
+    if options.train_trunk and options.train_after:
+        rope.backbone.net.train_after(options.train_after)
     average = Average(rope, None if options.train_trunk else TRUNK)
     trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
     rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
@@ -372,9 +381,10 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     if options.train_trunk:
         groups.append({"params": trunk, "lr": options.trunk_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
+    warm_up = min(500, options.steps // 10 + 1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda k: min((k + 1) / 500, 1) * (0.02 + 0.98 * 0.5 * (1 + math.cos(
+        lambda k: min((k + 1) / warm_up, 1) * (0.02 + 0.98 * 0.5 * (1 + math.cos(
             math.pi * min(k / options.steps, 1)))),
     )  # fmt: skip
     if state:
@@ -407,7 +417,8 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
 
     weights = LossWeights()
     end = time.perf_counter() + 60 * options.minutes
-    next_check = time.perf_counter() + min(180.0, 20 * options.minutes)
+    between = 60 * options.check_minutes
+    next_check = time.perf_counter() + min(between, 20 * options.minutes)
     sums: dict[str, float] = {}
     counted = 0
     for batch in stream:
@@ -420,10 +431,12 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             rope.backbone.net.eval()
         batch = replace(batch, keypoints=spoil(batch.keypoints)).to(device)
         with torch.autocast(device, torch.bfloat16):
+            maps = batch.maps
             if options.train_trunk:
-                output = rope(batch.maps[0], batch.keypoints)
-            else:
-                output = rope.from_features(batch.maps, batch.keypoints)
+                # The backward pass of depthwise convolutions in bfloat16 crawls on a CPU.
+                with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+                    maps = rope.backbone.trunk(maps[0])
+            output = rope.from_features(maps, batch.keypoints)
             loss, terms = rope_loss(output, batch.targets, phase)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -442,5 +455,5 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             log(f"step {step}: loss terms {json.dumps(means)}")
             sums, counted = {}, 0
             checkpoint()
-            next_check = time.perf_counter() + 180
+            next_check = time.perf_counter() + between
     return checkpoint()
