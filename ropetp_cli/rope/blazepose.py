@@ -159,11 +159,10 @@ class BlazePose(nn.Module):
             if index < self._frozen:
                 values[node["name"]] = self._run_frozen(node, inputs)
             else:
-                values[node["name"]] = self._run(node, [v.float() for v in inputs]
-                                                 if self._frozen else inputs)  # fmt: skip
+                values[node["name"]] = self._run(node, [_single(value) for value in inputs])
             for key in spent:
                 del values[key]
-        return {name: self._shaped(name, values[key]) for name, key in wanted.items()}
+        return {name: self._shaped(name, _single(values[key])) for name, key in wanted.items()}
 
     def train_after(self, tap: str | None) -> None:
         """Train what comes after ``tap`` only; all of the network for None.
@@ -249,6 +248,11 @@ def keep_only(net: BlazePose, names: Sequence[str]) -> BlazePose:
     own = smaller.state_dict()
     smaller.load_state_dict({name: net.state_dict()[name] for name in own})
     return smaller
+
+
+def _single(value: Tensor) -> Tensor:
+    """In single precision, unless autocast has the say."""
+    return value if torch.is_autocast_enabled(value.device.type) else value.float()
 
 
 def _is_symmetric(pad: Sequence[int]) -> bool:

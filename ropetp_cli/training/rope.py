@@ -395,12 +395,6 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
 
     def checkpoint() -> dict[str, dict[str, float]]:
         nonlocal best
-        found = figures(average.rope.eval(), tests, body, device)
-        kept = score(found) < best
-        if kept:
-            best = score(found)
-            save_rope(average.rope, options.out)
-        log(f"step {step}: {json.dumps(found)}{' *' if kept else ''}")
         torch.save(
             {
                 "rope": rope.state_dict(),
@@ -413,6 +407,12 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             },
             options.out.with_suffix(".ckpt"),
         )
+        found = figures(average.rope.eval(), tests, body, device)
+        kept = score(found) < best
+        if kept:
+            best = score(found)
+            save_rope(average.rope, options.out)
+        log(f"step {step}: {json.dumps(found)}{' *' if kept else ''}")
         return found
 
     weights = LossWeights()
