@@ -40,6 +40,11 @@ class CropPoses:
         )
 
 
+#: Below this mean confidence Rope looks again without keypoints; that answer must be surer by the
+#: second figure.
+DOUBT, SURER = 0.5, 0.1
+
+
 class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment."""
 
@@ -65,7 +70,21 @@ class RopePredictor:
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             output = self.rope(images, seen)
-        return self.answers(output, views)
+        poses = self.answers(output, views)
+        return self._second_look(crops, poses) if keypoints.any() else poses
+
+    def _second_look(self, crops: np.ndarray, poses: CropPoses) -> CropPoses:
+        """``poses`` with those in doubt asked for again, of the crops as they are: a detector's
+        wrong keypoints can turn a body round."""
+        sure = poses.confidence.mean(axis=1)
+        rows = np.flatnonzero(sure < DOUBT)
+        if not len(rows):
+            return poses
+        again = self.predict(crops[rows])
+        better = again.confidence.mean(axis=1) > sure[rows] + SURER
+        chosen = np.arange(len(poses))
+        chosen[rows[better]] = len(poses) + np.flatnonzero(better)
+        return CropPoses.joined([poses, again]).take(chosen)
 
     def answers(self, output: RopeOutput, views: Views) -> CropPoses:
         """What ``output`` says of the crops, from what it says of their ``views``."""
