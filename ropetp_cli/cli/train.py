@@ -157,7 +157,7 @@ def trajectory(
     type=click.IntRange(1),
     default=20000,
     show_default=True,
-    help="Of the whole training; the segmentation loss goes after half of them.",
+    help="Of the whole training; the segmentation loss goes after two fifths of them.",
 )
 @click.option("--batch", type=click.IntRange(2), default=64, show_default=True)
 @click.option(

@@ -57,7 +57,7 @@ class TrainOptions:
     data: Path
     out: Path
     sets: tuple[str, ...] = ("syn_train", "real_train")
-    share: tuple[float, ...] = (0.5, 0.5)
+    share: tuple[float, ...] = (0.4, 0.6)
     variants: tuple[int, ...] = (1, 3)
     tests: tuple[str, ...] = ("syn_test", "real_val")
     row: str = "rope"
@@ -74,7 +74,7 @@ class TrainOptions:
     batch: int = 64
     rate: float = 1e-3
     trunk_rate: float = 1e-4
-    attention_until: float = 0.5
+    attention_until: float = 0.4
     seed: int = 0
     device: str = "auto"
     workers: int = 0
