@@ -161,7 +161,7 @@ def test_loss_is_zero_on_the_truth_and_ignores_what_is_not_labelled(rope):
     output = rope(torch.rand(2, 3, 256, 256))
     weights = LossWeights(attention=0.0, confidence=0.0, points=0.0)
     total, terms = rope_loss(output, _targets(output), weights)
-    assert float(total) == pytest.approx(0.0, abs=1e-5)
+    assert total.item() == pytest.approx(0.0, abs=1e-5)
     moved = _targets(output, joints=output.joints.detach() + 0.3, has_pose=torch.tensor([1.0, 0.0]))
     _, one = rope_loss(output, moved, weights)
     moved.has_pose = torch.zeros(2)

@@ -62,7 +62,10 @@ class RopePredictor:
         found more surely.
         """
         if keypoints is None:
-            keypoints = np.zeros((len(crops), 17, 3))
+            return self._look(crops, np.zeros((len(crops), 17, 3)))
+        return self._second_look(crops, self._look(crops, keypoints))
+
+    def _look(self, crops: np.ndarray, keypoints: np.ndarray) -> CropPoses:
         views = upright_views(keypoints)
         images = torch.from_numpy(views.images(crops)).to(self.device)
         images = images.permute(0, 3, 1, 2).float().div_(255.0)
@@ -70,8 +73,7 @@ class RopePredictor:
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             output = self.rope(images, seen)
-        poses = self.answers(output, views)
-        return self._second_look(crops, poses) if keypoints.any() else poses
+        return self.answers(output, views)
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's
@@ -80,7 +82,7 @@ class RopePredictor:
         rows = np.flatnonzero(sure < DOUBT)
         if not len(rows):
             return poses
-        again = self.predict(crops[rows])
+        again = self._look(crops[rows], np.zeros((len(rows), 17, 3)))
         better = again.confidence.mean(axis=1) > sure[rows] + SURER
         chosen = np.arange(len(poses))
         chosen[rows[better]] = len(poses) + np.flatnonzero(better)
