@@ -1,6 +1,7 @@
 """Training data: the BlazePose graph, drawn crops, the teacher's frames, the fit to photographs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.report import LIMB_KEYPOINTS
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
+from ropetp_cli.rope.network import load_rope
 from ropetp_cli.training.augment import degrade
 from ropetp_cli.training.crops import Sample, augment
 from ropetp_cli.training.fitting import (
@@ -27,6 +29,7 @@ from ropetp_cli.training.fitting import (
     real_labels,
 )
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
+from ropetp_cli.training.rope import TrainOptions, train
 from ropetp_cli.training.synthetic import (
     BACKGROUND,
     Backdrops,
@@ -37,6 +40,7 @@ from ropetp_cli.training.synthetic import (
     fit_weak_camera,
 )
 from ropetp_cli.training.teacher import LSP_JOINTS, Lesson, in_validation, teach, upright_regions
+from ropetp_cli.weights import find_weights
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,19 @@ def test_graph_refuses_unknown_features_operations_and_files(tmp_path):
         import_tflite(tmp_path / "absent.tflite")
 
 
+def test_training_ends_at_the_frozen_map_and_may_spare_depthwise_filters():
+    spec = _toy_spec()
+    spec["nodes"][1] |= {"groups": 4, "in_channels": 4}
+    network = BlazePose.from_spec(spec)
+    first, second = network.convs["a"].weight, network.convs["b"].weight
+    network.train_after(None)
+    assert first.requires_grad and second.requires_grad
+    network.train_after(None, depthwise=False)
+    assert first.requires_grad and not second.requires_grad
+    network.train_after("low")
+    assert not first.requires_grad and not second.requires_grad
+
+
 # drawn crops -----------------------------------------------------------------------------------
 
 
@@ -165,6 +182,31 @@ def test_degraded_images_keep_their_form(seed):
     image = rng.integers(0, 256, (64, 64, 3), np.uint8)
     out = degrade(image, rng)
     assert out.shape == image.shape and out.dtype == np.uint8 and out.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["frozen trunk", "end of the trunk"])
+def test_a_leg_of_rope_goes_on_where_the_last_one_ended(drawn, body, tmp_path, whole):
+    images, labels = drawn
+    for name in ("syn_train", "syn_test"):
+        np.save(tmp_path / f"{name}_images.npy", np.stack(images))
+        joined = {f: np.concatenate([getattr(k, f) for k in labels]) for f in vars(labels[0])}
+        Labels(**joined).save(tmp_path / f"{name}_labels.npz")
+    given = find_weights("rope")
+    leg = TrainOptions(
+        tmp_path, tmp_path / "rope.safetensors", sets=("syn_train",), share=(1,), variants=(1,),
+        tests=("syn_test",), start=given, train_trunk=whole, train_after="pose16", steps=2,
+        batch=4, device="cpu",
+    )  # fmt: skip
+    first = train(leg, log=lambda line: None)
+    assert 0 < first["syn_test"]["mpjpe_mm"] < 1000
+    train(replace(leg, resume=leg.out.with_suffix(".ckpt"), steps=3), log=lambda line: None)
+    state = torch.load(leg.out.with_suffix(".ckpt"), weights_only=True)
+    assert state["step"] == 3
+    before = load_rope(given, body).state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, state["rope"][name])}
+    assert any(name.startswith("regressor.") for name in changed)
+    trunk = [name for name in changed if name.startswith("backbone.net.")]
+    assert bool(trunk) == whole and len(trunk) < 60
 
 
 # prior -----------------------------------------------------------------------------------------

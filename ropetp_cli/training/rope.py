@@ -5,8 +5,8 @@ checkpoint and the best weights. Two ways to run it:
 
 * trunk frozen (any CPU): augmented variants of every crop go through the pretrained trunk once,
   its maps are cached on disk, and the rest of the network trains on them;
-* whole network (a GPU), or the trunk from some map on: crops are augmented by worker processes as
-  they are needed.
+* the trunk too, from some map on or all of it: crops are augmented by worker processes as they are
+  needed. A CPU leaves the depthwise filters as they are.
 """
 
 import copy
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ TRUNK = "backbone.net."
 @dataclass(frozen=True)
 class TrainOptions:
     """One leg. ``variants``: augmented copies of each crop that go into the cache; ``share``:
-    how often a batch row comes from each set; ``attention_until``: the share of all ``steps``
+    how often a batch row comes from each set; ``steps``: of the whole training, over all legs (None:
+    this leg is all of it, and its minutes count); ``attention_until``: the share of the training
     after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``: which of
     :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer; ``train_after``: the
     trunk's map up to which it stays frozen in spite of ``train_trunk``."""
@@ -70,7 +72,7 @@ class TrainOptions:
     cache: Path | None = None
     minutes: float = 10.0
     check_minutes: float = 3.0
-    steps: int = 20000
+    steps: int | None = None
     batch: int = 64
     rate: float = 1e-3
     trunk_rate: float = 1e-4
@@ -225,21 +227,20 @@ def to_images(samples: list[Sample]) -> Tensor:
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
-class LiveCrops(torch.utils.data.Dataset):
-    """Augmented crops made when they are asked for, for the whole-network way."""
+class LiveCrops(torch.utils.data.IterableDataset):
+    """Augmented crops without end, made when they are asked for."""
 
-    def __init__(self, sets: list[CropSet], share: tuple[float, ...], seed: int, length: int):
-        self.sets, self.seed, self.length = sets, seed, length
+    def __init__(self, sets: list[CropSet], share: tuple[float, ...], seed: int):
+        self.sets, self.seed = sets, seed
         self.share = np.array(share) / np.sum(share)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng((self.seed, index))
-        crops = self.sets[rng.choice(len(self.sets), p=self.share)]
-        other = np.array(crops.images[rng.integers(len(crops))])
-        return augment(crops.sample(int(rng.integers(len(crops)))), rng, other, crops.rendered)
+    def __iter__(self) -> Iterator[Sample]:
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        while True:
+            crops = self.sets[rng.choice(len(self.sets), p=self.share)]
+            other = np.array(crops.images[rng.integers(len(crops))])
+            yield augment(crops.sample(int(rng.integers(len(crops)))), rng, other, crops.rendered)
 
 
 def cached_batches(sets: list[FrozenMaps], options: TrainOptions, seed: int) -> Iterator[Batch]:
@@ -259,12 +260,16 @@ def cached_batches(sets: list[FrozenMaps], options: TrainOptions, seed: int) -> 
 
 def live_batches(sets: list[CropSet], options: TrainOptions, seed: int) -> Iterator[Batch]:
     """Batches of pictures."""
-    data = LiveCrops(sets, options.share, seed, options.batch * options.steps)
-    loader = torch.utils.data.DataLoader(
-        data, options.batch, num_workers=options.workers, drop_last=True, collate_fn=live_batch,
-        prefetch_factor=4 if options.workers else None, persistent_workers=options.workers > 0,
+    data = LiveCrops(sets, options.share, seed)
+    yield from torch.utils.data.DataLoader(
+        data, options.batch, num_workers=options.workers, collate_fn=live_batch,
+        prefetch_factor=4 if options.workers else None, worker_init_fn=_one_thread,
     )  # fmt: skip
-    yield from loader
+
+
+def _one_thread(worker: int) -> None:
+    """The other cores are the network's."""
+    cv2.setNumThreads(1)
 
 
 def live_batch(samples: list[Sample]) -> Batch:
@@ -336,6 +341,13 @@ def score(found: dict[str, dict[str, float]]) -> float:
     return total
 
 
+def rate_share(step: int, done: float, warm_up: int = 200) -> float:
+    """The learning rate at ``step``, when the share ``done`` of the training is over, as a share of
+    the highest: a short warm-up, then a cosine."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+    return min((step + 1) / warm_up, 1) * (0.02 + 0.98 * cosine)
+
+
 def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     """Run one leg; returns the figures of the weights written to ``options.out``.
 
@@ -372,8 +384,8 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
 
     rope.to(device, memory_format=torch.channels_last)
     rope.backbone.net.requires_grad_(options.train_trunk)
-    if options.train_trunk and options.train_after:
-        rope.backbone.net.train_after(options.train_after)
+    if options.train_trunk and isinstance(rope.backbone, BlazePoseBackbone):
+        rope.backbone.net.train_after(options.train_after, depthwise=device != "cpu")
     average = Average(rope, None if options.train_trunk else TRUNK)
     trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
     rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
@@ -381,16 +393,10 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     if options.train_trunk:
         groups.append({"params": trunk, "lr": options.trunk_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
-    warm_up = min(500, options.steps // 10 + 1)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda k: min((k + 1) / warm_up, 1) * (0.02 + 0.98 * 0.5 * (1 + math.cos(
-            math.pi * min(k / options.steps, 1)))),
-    )  # fmt: skip
+    highest = [group["lr"] for group in groups]
     if state:
         average.rope.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
     best = state["best"] if state else math.inf
 
     def checkpoint() -> dict[str, dict[str, float]]:
@@ -400,7 +406,6 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
                 "rope": rope.state_dict(),
                 "average": average.rope.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
                 "step": step,
                 "best": best,
                 "options": json.dumps(asdict(options), default=str),
@@ -416,16 +421,19 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         return found
 
     weights = LossWeights()
-    end = time.perf_counter() + 60 * options.minutes
+    began = time.perf_counter()
     between = 60 * options.check_minutes
-    next_check = time.perf_counter() + min(between, 20 * options.minutes)
+    next_check = began + min(between, 20 * options.minutes)
     sums: dict[str, float] = {}
     counted = 0
     for batch in stream:
-        if step >= options.steps or time.perf_counter() > end:
+        leg = (time.perf_counter() - began) / (60 * options.minutes)
+        done = step / options.steps if options.steps else leg
+        if done >= 1 or leg >= 1:
             break
-        phase = weights if step < options.attention_until * options.steps else replace(
-            weights, attention=0.0)  # fmt: skip
+        for group, rate in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = rate * rate_share(step, done)
+        phase = replace(weights, attention=weights.attention * (done < options.attention_until))
         rope.train()
         if not options.train_trunk:
             rope.backbone.net.eval()
@@ -433,9 +441,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         with torch.autocast(device, torch.bfloat16):
             maps = batch.maps
             if options.train_trunk:
-                # The backward pass of depthwise convolutions in bfloat16 crawls on a CPU.
-                with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
-                    maps = rope.backbone.trunk(maps[0])
+                maps = rope.backbone.trunk(maps[0])
             output = rope.from_features(maps, batch.keypoints)
             loss, terms = rope_loss(output, batch.targets, phase)
         optimizer.zero_grad(set_to_none=True)
@@ -444,7 +450,6 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         if options.train_trunk:
             torch.nn.utils.clip_grad_norm_(trunk, 1.0)
         optimizer.step()
-        scheduler.step()
         step += 1
         average.update(rope, step)
         counted += 1
