@@ -50,11 +50,11 @@ TRUNK = "backbone.net."
 @dataclass(frozen=True)
 class TrainOptions:
     """One leg. ``variants``: augmented copies of each crop that go into the cache; ``share``:
-    how often a batch row comes from each set; ``steps``: of the whole training, over all legs (None:
-    this leg is all of it, and its minutes count); ``attention_until``: the share of the training
-    after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``: which of
-    :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer; ``train_after``: the
-    trunk's map up to which it stays frozen in spite of ``train_trunk``."""
+    how often a batch row comes from each set; ``steps``: of the whole training, over all legs
+    (None: this leg is all of it, and its minutes count); ``attention_until``: the share of the
+    training after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``:
+    which of :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer;
+    ``train_after``: the trunk's map up to which it stays frozen in spite of ``train_trunk``."""
 
     data: Path
     out: Path
