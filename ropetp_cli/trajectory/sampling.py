@@ -22,6 +22,9 @@ from ropetp_cli.trajectory.diffusion import Diffusion, ddim_step
 from ropetp_cli.trajectory.losses import foot_positions
 
 WINDOWS_AT_ONCE = 32
+#: The power of the head's hold on the floor. A floor held by mistake pulls a climber down and lets
+#: one who sits with the feet in the air sink; one let go by mistake costs little, so doubt lets go.
+LET_GO = 2
 #: A foot counts as on the floor below this speed (m/s, and more by this share of the body's own:
 #: behind a pose network, standing feet of walkers skate), and not much faster than the other foot,
 #: while its toe joint is lower than CONTACT_HEIGHT (m; the second figure is how gently it fades).
@@ -198,7 +201,7 @@ def regenerate_path(
         alpha = alphas[timestep]
         origin = path * ground / config.path_scale * alpha**0.5
         movement = _movement(model, noisy, timestep, condition, windows, origin)
-        path = _integrate(movement, config.pull(movement.hold))
+        path = _integrate(movement, config.pull(movement.hold**LET_GO))
         following = alphas[timesteps[index + 1]] if index + 1 < len(timesteps) else 1.0
         noisy = ddim_step(noisy, model.normalized(path), alpha, following)
     full = resample(path[:needed].numpy(), len(joints))
