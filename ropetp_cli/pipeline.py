@@ -394,6 +394,7 @@ def regenerate_paths(
                 regenerate_path(
                     denoiser, scene.joints(), scene.timeline.fps,
                     steps=options.steps, seed=options.seed, device=device,
+                    rotations=scene.rotations,
                 )
             )  # fmt: skip
             advance(len(scene))

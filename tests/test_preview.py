@@ -18,8 +18,9 @@ from ropetp_cli.motion import Motion
 from ropetp_cli.preview import check_previews, render_previews
 from ropetp_cli.preview.figure import Figure, footprints, person_color
 from ropetp_cli.preview.overlay import OverlayPainter, contact_sheet, render_overlay
+from ropetp_cli.preview.paths import path_plot
 from ropetp_cli.preview.rasterizer import draw_meshes, rasterize
-from ropetp_cli.preview.world import WorldPainter, path_plot
+from ropetp_cli.preview.world import WorldPainter
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.video.writer import VideoWriter
 

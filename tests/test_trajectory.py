@@ -1,7 +1,9 @@
 """TrajDenoiser: diffusion, network, losses, whole-sequence sampling, training data, commands."""
 
 import json
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ropetp_cli.body.model import load_body
-from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, PARENTS
+from ropetp_cli.body.rot6d import rot6d_to_matrix
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    forward_kinematics,
+    local_to_global,
+    matrix_to_quaternion,
+)
+from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, MIRROR, PARENTS
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
@@ -22,9 +31,21 @@ from ropetp_cli.evaluation.trajectory import (
     foot_pinning,
     physics_rows,
 )
-from ropetp_cli.training.mocap import TOE_HEIGHT, Clip, PoseNoise, WindowSampler, load_clips, turn
+from ropetp_cli.preview.figure import PALETTE
+from ropetp_cli.training.mocap import (
+    TOE_HEIGHT,
+    Clip,
+    PoseNoise,
+    WindowSampler,
+    load_clips,
+    load_turned_clips,
+    noisy_clips,
+    turn,
+)
 from ropetp_cli.training.trajectory import TrajTraining, train, validation_clips
 from ropetp_cli.trajectory.denoiser import (
+    CONDITIONS,
+    OUTPUTS,
     Movement,
     TrajConfig,
     TrajDenoiser,
@@ -87,6 +108,18 @@ def write_mocap(path, lengths=(40, 90)) -> None:
         desc=np.array(["sway"] * len(lengths)),
         fps=np.float32(30),
     )
+
+
+def turning(count: int) -> Clip:
+    """A symmetric body that turns all its joints, with rotations that give its joints."""
+    rest = body()
+    rest = (rest + rest[list(MIRROR)] * [-1, 1, 1]) / 2
+    phase = np.random.default_rng(1).uniform(0, 6, (24, 3))
+    angles = 0.4 * np.sin(np.arange(count)[:, None, None] / 9 + phase)
+    rotations = axis_angle_to_matrix(angles)
+    joints = forward_kinematics(rotations, rest, -rest[0]).astype(np.float32)
+    root = np.tile(np.float32([0, 0.95, 0]), (count, 1))
+    return Clip("turn", "s", "asf", "", joints, root, 30.0, rotations.astype(np.float32), rest)
 
 
 def pinned_on(joint: str, config: TrajConfig = TINY) -> TrajDenoiser:
@@ -173,6 +206,9 @@ def test_configurations_that_cannot_be_built():
         TrajConfig(layers=11)
     with pytest.raises(RopeTPError, match="width"):
         TrajConfig(width=100)
+    for wrong in ({"condition": "quaternions"}, {"output": "velocity"}):
+        with pytest.raises(RopeTPError, match="expected .* or "):
+            TrajConfig(**wrong)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
@@ -184,15 +220,53 @@ def test_forward_takes_any_length_and_starts_over_the_origin(count):
     assert (path[:, 0, [0, 2]] == 0).all()
 
 
-def test_every_weight_learns_and_the_noisy_path_matters():
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_weight_learns_and_the_noisy_path_matters(condition, output):
     torch.manual_seed(0)
-    model = TrajDenoiser(TINY)
-    torch.nn.init.normal_(model.rest.weight, std=0.1)
-    condition = model.condition(torch.randn(2, 16, 24, 3))
+    model = TrajDenoiser(replace(TINY, condition=condition, output=output))
+    if output == "pivots":
+        torch.nn.init.normal_(model.rest.weight, std=0.1)
+    condition = model.condition(torch.randn(2, 16, 24, 3), torch.randn(2, 16, 24, 6))
     noisy = torch.randn(2, 16, 3, requires_grad=True)
     model(noisy, torch.tensor([3, 900]), condition).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     assert noisy.grad.abs().sum() > 0
+
+
+def test_what_does_not_guide_is_not_looked_at():
+    joints, turns = torch.randn(2, 1, 16, 24, 6)
+    for condition, output, by_joints, by_turns in (
+        ("joints", "xyz", True, False),
+        ("rot6d", "xyz", False, True),
+        ("joints", "pivots", True, False),
+        ("rot6d", "pivots", True, True),
+    ):
+        torch.manual_seed(0)
+        model = TrajDenoiser(replace(TINY, condition=condition, output=output))
+
+        def path(joints, turns, model=model):
+            seen = model.condition(joints[..., :3], turns)
+            return model(torch.zeros(1, 16, 3), torch.tensor([500]), seen)
+
+        first = path(joints, turns)
+        assert (path(joints.flip(1), turns) != first).any() == by_joints
+        assert (path(joints, turns.flip(1)) != first).any() == by_turns
+
+
+def test_a_path_named_in_places_comes_out_as_named():
+    """The head says xyz; the windows' movements sum to just that, over the origin."""
+    model = TrajDenoiser(replace(TINY, output="xyz")).eval()
+    joints, _ = swaying(16)
+    noisy, step = torch.randn(1, 16, 3), torch.tensor([500])
+    with torch.no_grad():
+        model.place.weight.mul_(5)
+        seen = model.condition(torch.from_numpy(joints)[None])
+        movement, path = model.movement(noisy, step, seen), model(noisy, step, seen)
+    assert torch.allclose(path[..., 1], movement.height, atol=1e-4)
+    assert path[0, :, 1].std() > 0.05
+    assert (path[:, 0, [0, 2]] == 0).all()
+    assert torch.allclose(path.diff(dim=1), movement.displacement[:, :-1], atol=1e-4)
 
 
 def test_condition_encoder_is_linear_in_the_joints():
@@ -331,6 +405,8 @@ def test_sampling_rejects_wrong_input():
             regenerate_path(model, joints, fps, steps=2)
     with pytest.raises(RopeTPError, match="DDIM"):
         regenerate_path(model, good, 30.0, steps=0)
+    with pytest.raises(RopeTPError, match="rotations"):
+        regenerate_path(TrajDenoiser(replace(TINY, condition="rot6d")), good, 30.0, steps=2)
 
 
 def test_contacts_tell_a_swinging_foot_from_a_standing_one():
@@ -390,7 +466,7 @@ def test_sampler_repeats_for_a_seed_and_mixes_conditions():
 def test_noise_bends_bones_and_keeps_their_lengths():
     joints = torch.from_numpy(swaying(60)[0])[None].repeat(8, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
-    seen, heading = PoseNoise(proportions=0.0, swap_share=0.0)(joints, generator)
+    seen, heading, _ = PoseNoise(proportions=0.0, swap_share=0.0)(joints, generator)
     parents = list(PARENTS[1:])
 
     def lengths(body):
@@ -401,9 +477,42 @@ def test_noise_bends_bones_and_keeps_their_lengths():
     assert 0.02 < error < 0.12
     assert heading.shape == (8, 60)
     assert (heading[:, 0] == 0).all()
-    none, still = PoseNoise()(joints, generator, torch.zeros(8))
+    none, still, _ = PoseNoise()(joints, generator, torch.zeros(8))
     assert torch.allclose(none, joints, atol=1e-5)
     assert (still == 0).all()
+
+
+def bone_directions(joints):
+    bones = joints[..., 1:, :] - joints[..., list(PARENTS[1:]), :]
+    return bones / np.linalg.norm(bones, axis=-1, keepdims=True)
+
+
+def test_rotations_stay_with_the_joints_through_mirror_turn_and_time():
+    clip = turning(200)
+    batch = WindowSampler([clip], 32, 30.0, "cpu", seed=2)(16, clean=1.0)
+    local = rot6d_to_matrix(batch.rot6d).numpy()
+    posed = bone_directions(forward_kinematics(local, clip.rest))
+    error = np.abs(posed - bone_directions(batch.seen.numpy())).max((0, 1, 3))
+    scaled_apart = [bone - 1 for bone in range(1, 24) if PARENTS[bone] == JOINT_INDEX["spine3"]]
+    assert np.delete(error, scaled_apart).max() < 0.02
+    assert WindowSampler([clip, sway_clip(50)], 32, 30.0, "cpu")(2).rot6d is None
+
+
+def test_noise_turns_rotations_as_it_turns_bones():
+    clip = turning(60)
+    (seen,) = noisy_clips([clip], seed=4)
+    (plain,) = noisy_clips([replace(clip, rotations=None)], seed=4)
+    assert np.array_equal(seen.joints, plain.joints)
+    assert plain.rotations is None
+    turned = local_to_global(seen.rotations)
+    assert np.allclose(turned @ turned.swapaxes(-1, -2), np.eye(3), atol=1e-4)
+    posed, wanted = (
+        bone_directions(forward_kinematics(each.rotations, clip.rest)) for each in (seen, clip)
+    )
+    found = bone_directions(seen.joints)
+    error, change = (np.abs(posed - each).max((0, 2)) for each in (found, wanted))
+    alone = [bone - 1 for bone in range(1, 24) if PARENTS.count(PARENTS[bone]) == 1]
+    assert error[alone].max() < 0.01 < 0.1 < change.min()
 
 
 def test_turn_is_a_rotation():
@@ -423,6 +532,14 @@ def test_mocap_files_are_read_and_bad_ones_named(tmp_path):
     for name in ("none", "text", "other"):
         with pytest.raises(RopeTPError, match=f"{name}.npz"):
             load_clips(tmp_path / f"{name}.npz")
+    with np.load(tmp_path / "m.npz") as file:
+        content = dict(file)
+    content |= {"rest_offsets": np.zeros((2, 24, 3)), "has_rot": np.array([True, False])}
+    for turns, message in ((np.ones((5, 24, 4)), "shapes"), (np.zeros((130, 24, 4)), "length")):
+        np.savez(tmp_path / "turned.npz", rot_local_quat=turns, **content)
+        assert len(load_clips(tmp_path / "turned.npz")) == 2
+        with pytest.raises(RopeTPError, match=f"turned.npz.*{message}"):
+            load_clips(tmp_path / "turned.npz", rotations=True)
 
 
 # ---- evaluation, training, commands ----------------------------------------------------------
@@ -473,6 +590,48 @@ def test_a_leg_learns_and_another_goes_on(tmp_path):
     assert load_denoiser(out).config == TINY
     with pytest.raises(RopeTPError, match="safetensors"):
         train(tmp_path, tmp_path / "w.bin", leg)
+    with pytest.raises(RopeTPError, match="mocap_val.npz: no clip has rotations"):
+        train(tmp_path, out, leg, replace(TINY, condition="rot6d"), device="cpu")
+
+
+def write_turning(path) -> None:
+    """Clip 0 of :func:`write_mocap` without rotations and a :func:`turning` one."""
+    clip = turning(40)
+    write_mocap(path, (30, 40))
+    with np.load(path) as file:
+        content = dict(file)
+    content["joints_rel"][30:] = np.round(clip.joints / 1e-4)
+    turns = np.zeros((70, 24, 4), np.int16)
+    turns[30:] = np.round(matrix_to_quaternion(clip.rotations) * 32000)
+    bones = clip.rest - clip.rest[[max(parent, 0) for parent in PARENTS]]
+    np.savez(
+        path, rot_local_quat=turns, rest_offsets=np.stack([0 * bones, bones]),
+        has_rot=np.array([False, True]), **content,
+    )  # fmt: skip
+
+
+def test_networks_of_the_papers_options_are_trained_and_measured(tmp_path):
+    for part in ("train", "val"):
+        write_turning(tmp_path / f"mocap_{part}.npz")
+    clips = load_clips(tmp_path / "mocap_val.npz", rotations=True)
+    assert clips[0].rotations is None
+    assert np.allclose(clips[1].rotations, turning(40).rotations, atol=1e-3)
+    out = tmp_path / "w.safetensors"
+    options = ["--steps", "3", "--batch", "2", "--width", "16", "--window", "16"]
+    args = ["trajectory", str(tmp_path), "--out", str(out), "--device", "cpu", *options]
+    args += ["--condition", "rot6d", "--output", "xyz"]
+    trained = CliRunner().invoke(train_command, args)
+    assert trained.exit_code == 0, trained.output
+    assert torch.load(out.with_suffix(".ckpt"), weights_only=True)["step"] == 3
+    config = load_denoiser(out).config
+    assert (config.condition, config.output, config.width) == ("rot6d", "xyz", 16)
+    args = ["trajectory", str(tmp_path / "mocap_val.npz"), "--weights", str(out), "--steps", "2"]
+    for noise in ("clean", "rope"):
+        shown = CliRunner().invoke(evaluate_command, [*args, "--noise", noise, "--json"])
+        assert shown.exit_code == 0, shown.output
+        report = json.loads(shown.stdout)
+        assert report["clips"] == 1
+        assert 0 < report["w_mpjpe"] < 5000
 
 
 def test_evaluate_prints_figures_and_one_json_object(tmp_path):
@@ -492,8 +651,20 @@ def test_evaluate_prints_figures_and_one_json_object(tmp_path):
     assert CliRunner().invoke(evaluate_command, [*args, "--noise", "loud"]).exit_code == 2
     lacks = CliRunner().invoke(evaluate_command, [*args, "--steps", "2", "--physics"])
     assert isinstance(lacks.exception, RopeTPError) and "m.npz" in str(lacks.exception)
-    both = CliRunner().invoke(evaluate_command, [*args, "--noise", "rope", "--physics"])
-    assert both.exit_code == 2
+
+
+def test_the_worst_clips_of_every_action_are_drawn(tmp_path):
+    write_mocap(tmp_path / "m.npz", (40, 90, 50, 60))
+    save_denoiser(pinned_on("head"), tmp_path / "w.safetensors")
+    args = ["trajectory", str(tmp_path / "m.npz"), "--weights", str(tmp_path / "w.safetensors")]
+    args += ["--steps", "2", "--plot", str(tmp_path / "worst")]
+    shown = CliRunner().invoke(evaluate_command, args)
+    assert shown.exit_code == 0, shown.output
+    pictures = sorted((tmp_path / "worst").glob("*.png"))
+    assert [picture.name[:7] for picture in pictures] == ["sway_1_", "sway_2_", "sway_3_"]
+    image = cv2.imread(str(pictures[0]))
+    for color in ((60, 60, 60), *PALETTE[:3]):  # the truth and three methods
+        assert (np.abs(image.astype(int) - color).sum(-1) < 20).sum() > 50
 
 
 def test_physics_rows_are_measured_on_the_clips_with_rotations(tmp_path):
@@ -517,13 +688,13 @@ def test_physics_rows_are_measured_on_the_clips_with_rotations(tmp_path):
         "has_rot": np.array([False, True]),
     }
     np.savez(tmp_path / "m.npz", **content)
-    clips = load_clips(tmp_path / "m.npz")
+    clips = load_turned_clips(tmp_path / "m.npz")
 
-    def swaying(joints, fps):
-        path = np.tile(clips[1].root[0].astype(float), (len(joints), 1))
-        path[:, 0] += 0.03 * np.sin(np.arange(len(joints)) / fps * 6)
-        return TrajectoryResult(path, np.ones((len(joints), 2)))
+    def swaying(clip):
+        path = np.tile(clip.root[0].astype(float), (len(clip), 1))
+        path[:, 0] += 0.03 * np.sin(np.arange(len(clip)) / clip.fps * 6)
+        return TrajectoryResult(path, np.ones((len(clip), 2)))
 
-    rows, applied, count = physics_rows(tmp_path / "m.npz", clips, swaying)
-    assert count == applied == 1
+    rows, applied = physics_rows(clips, swaying)
+    assert len(clips) == applied == 1
     assert rows["full"]["foot_sliding"] < 0.5 * rows["without physics"]["foot_sliding"]

@@ -1,10 +1,14 @@
 """``ropetp evaluate``: measured against ground truth, as the paper's tables do."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ropetp_cli.evaluation.trajectory import Comparison
 
 
 @click.group()
@@ -31,7 +35,9 @@ def command() -> None:
     show_default=True,
     help="True joints, or joints with a pose network's errors.",
 )
-@click.option("--physics", is_flag=True, help="Also with the physics stage (true joints only).")
+@click.option("--physics", is_flag=True, help="Also with the physics stage.")
+@click.option("--plot", type=click.Path(file_okay=False, path_type=Path),
+              help="A directory for pictures of the worst three clips of each action.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 def trajectory(
     mocap: Path,
@@ -41,26 +47,33 @@ def trajectory(
     seed: int,
     noise: str,
     physics: bool,
+    plot: Path | None,
     device: str,
 ) -> None:
-    """TrajDenoiser against constant position and foot pinning on MOCAP (.npz)."""
+    """TrajDenoiser against constant position and foot pinning on MOCAP (.npz).
+
+    Physics, and weights that are guided by rotations, are measured on the clips that have them.
+    """
     from ropetp_cli.evaluation.trajectory import compare, physics_rows
-    from ropetp_cli.training.mocap import load_clips
+    from ropetp_cli.training.mocap import load_clips, load_turned_clips
     from ropetp_cli.trajectory.denoiser import load_denoiser
     from ropetp_cli.trajectory.sampling import regenerate_path
     from ropetp_cli.weights import find_weights
 
-    if physics and noise != "clean":
-        raise click.BadParameter("--physics needs rotations, and --noise rope has none")
-    clips = load_clips(mocap)
     is_file = weights is not None and weights.suffix == ".safetensors"
     model = load_denoiser(weights if is_file else find_weights("trajectory", weights))
+    load = load_turned_clips if physics or model.config.condition == "rot6d" else load_clips
+    clips = load(mocap)
 
-    def denoiser(joints, fps):
-        return regenerate_path(model, joints, fps, steps, seed, device)
+    def denoiser(clip):
+        return regenerate_path(
+            model, clip.joints, clip.fps, steps, seed, device, rotations=clip.rotations
+        )
 
-    found = compare(clips, lambda joints, fps: denoiser(joints, fps).path, noise, seed)
-    rows, applied, of = physics_rows(mocap, clips, denoiser) if physics else ({}, 0, 0)
+    found = compare(clips, lambda clip: denoiser(clip).path, noise, seed)
+    rows, applied = physics_rows(clips, denoiser, noise, seed) if physics else ({}, 0)
+    if plot is not None:
+        _plot_worst(found, plot)
     totals, groups, worst = found.totals(), found.groups(), found.worst()
     if as_json:
         facts = {
@@ -74,14 +87,14 @@ def trajectory(
         # The judged method's own figures lie at the top level, the methods' tables beside them.
         report = totals["trajdenoiser"] | facts | totals | {"w_mpjpe_by_action": groups}
         if physics:
-            report |= {"physics": rows | {"applied": applied, "clips": of}}
+            report |= {"physics": rows | {"applied": applied}}
         click.echo(json.dumps(_without_nan(report | {"worst": worst})))
         return
     click.echo(f"{len(clips)} clips, {sum(map(len, clips))} frames, joints {noise}")
     columns = ["W-MPJPE mm", "WA-MPJPE mm", "RTE %", "accel m/s2", "jitter 10m/s3", "sliding mm"]
     _table("method", columns, totals)
     if physics:
-        click.echo(f"\nphysics, applied to {applied} of {of} clips with rotations")
+        click.echo(f"\nphysics, applied to {applied} of {len(clips)} clips")
         _table("stage", columns, rows)
     click.echo("\nW-MPJPE, mm, by action")
     _table("action", list(totals), groups)
@@ -213,6 +226,43 @@ def occlusion(
     for label, figures in summary.items():
         click.echo(f"{label}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     click.echo(out)
+
+
+def _plot_worst(found: "Comparison", folder: Path, count: int = 3) -> None:
+    """The worst clips of every action: their truth and each method's path from above and in
+    height, all begun where the truth begins."""
+    import cv2
+    import numpy as np
+
+    from ropetp_cli.preview.figure import PALETTE
+    from ropetp_cli.preview.paths import (
+        Line,
+        draw_from_above,
+        draw_heights,
+        draw_legend,
+        write_picture,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for action, members in found.members().items():
+        for place, k in enumerate(found.ranked(members)[:count], start=1):
+            clip = found.clips[k]
+            lines = [Line(clip.root, (60, 60, 60), "truth")]
+            methods = list(found.scores.items())[::-1]  # the judged one is drawn last
+            for color, (method, scores) in zip(PALETTE, methods, strict=False):
+                path = scores[k].path - scores[k].path[0] + clip.root[0]
+                label = f"{method} {scores[k].w_mpjpe.mean():.0f} mm"
+                lines.append(Line(path, color, label))
+            above = draw_from_above(
+                [line._replace(label="") for line in lines], [clip.fps] * len(lines)
+            )
+            width = max(above.shape[1], 700)
+            side = width - above.shape[1]
+            above = cv2.copyMakeBorder(above, 0, 0, 0, side, cv2.BORDER_CONSTANT, value=(250,) * 3)
+            title = f"{clip.name}: {clip.desc}, joints {found.noise}"
+            name = re.sub(r"[^A-Za-z0-9]+", "_", f"{action[:40]}_{place}_{clip.name}")
+            parts = draw_legend(lines, title, width), above, draw_heights(lines, clip.fps, width)
+            write_picture(np.vstack(parts), folder / f"{name}.png")
 
 
 def _print(figures: dict[str, float], as_json: bool) -> None:

@@ -26,6 +26,7 @@ def command() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Go on from a checkpoint (.ckpt).",
 )
+@click.option("--steps", type=click.IntRange(1), help="Train so many steps, not minutes.")
 @click.option("--batch", type=click.IntRange(1), default=24, show_default=True)
 @click.option(
     "--rate",
@@ -48,6 +49,13 @@ def command() -> None:
     show_default=True,
     help="Frames a new network sees at once.",
 )
+@click.option("--condition", type=click.Choice(["joints", "rot6d"]), default="joints",
+              show_default=True,
+              help="What guides a new network: places or rotations.")  # fmt: skip
+@click.option("--output", type=click.Choice(["pivots", "xyz"]), default="pivots",
+              show_default=True,
+              help="What a new network says: how the path moves or, as in the paper, where it "
+              "is.")  # fmt: skip
 @click.option(
     "--check-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -63,10 +71,13 @@ def trajectory(
     out: Path,
     minutes: float,
     resume: Path | None,
+    steps: int | None,
     batch: int,
     rate: float,
     width: int,
     window: int,
+    condition: str,
+    output: str,
     check_minutes: float,
     threads: int | None,
     device: str,
@@ -81,13 +92,16 @@ def trajectory(
     if threads:
         torch.set_num_threads(threads)
     training = TrajTraining(
-        minutes=minutes, batch=batch, rate=rate, check_minutes=check_minutes, seed=seed
-    )
+        minutes=minutes, steps=steps, batch=batch, rate=rate, check_minutes=check_minutes,
+        seed=seed,
+    )  # fmt: skip
     train(
         data,
         out,
         training,
-        TrajConfig(width=width, feedforward=2 * width, window=window),
+        TrajConfig(
+            width=width, feedforward=2 * width, window=window, condition=condition, output=output
+        ),
         resume=resume,
         device=device,
         report=lambda line: click.echo(line, err=True),

@@ -1,34 +1,33 @@
 """TrajDenoiser against two baselines on motion capture with its true path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ropetp_cli.body.rotations import forward_kinematics, quaternion_to_matrix
-from ropetp_cli.body.skeleton import ANKLES, FEET, PARENTS
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.body.rotations import forward_kinematics
+from ropetp_cli.body.skeleton import ANKLES, FEET
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.physics import simulate
 from ropetp_cli.training.mocap import Clip, noisy_clips
 from ropetp_cli.trajectory.sampling import TrajectoryResult
 
-Method = Callable[[np.ndarray, float], np.ndarray]
+#: What a method makes of a clip's joints (and rotations): a path [N, 3] m.
+Method = Callable[[Clip], np.ndarray]
 
 
-def constant_position(joints: np.ndarray, fps: float) -> np.ndarray:
-    """Joints minus pelvis [N, 24, 3] m -> a pelvis that never moves, [N, 3] m."""
-    return np.zeros((len(joints), 3))
+def constant_position(clip: Clip) -> np.ndarray:
+    """A pelvis that never moves, [N, 3] m."""
+    return np.zeros((len(clip), 3))
 
 
-def foot_pinning(joints: np.ndarray, fps: float) -> np.ndarray:
-    """Joints minus pelvis [N, 24, 3] m -> the path [N, 3] m on which, at every step, the lowest of
-    toes and ankles stands still on the floor."""
-    feet = joints[:, list(FEET + ANKLES)].astype(np.float64)
+def foot_pinning(clip: Clip) -> np.ndarray:
+    """The path [N, 3] m on which, at every step, the lowest of toes and ankles stands still on the
+    floor."""
+    feet = clip.joints[:, list(FEET + ANKLES)].astype(np.float64)
     lowest = feet[..., 1].argmin(1)
-    frames = np.arange(len(joints))
-    path = np.zeros((len(joints), 3))
+    frames = np.arange(len(clip))
+    path = np.zeros((len(clip), 3))
     path[1:] = (feet[frames[:-1], lowest[:-1]] - feet[frames[1:], lowest[:-1]]).cumsum(0)
     path[:, 1] = -feet[frames, lowest, 1]
     return path
@@ -36,7 +35,8 @@ def foot_pinning(joints: np.ndarray, fps: float) -> np.ndarray:
 
 @dataclass
 class Scores:
-    """Figures of one method on one clip, one entry a frame (see :mod:`metrics` for units)."""
+    """Figures of one method on one clip, one entry a frame (see :mod:`metrics` for units), and
+    its path [N, 3] m."""
 
     w_mpjpe: np.ndarray
     wa_mpjpe: np.ndarray
@@ -44,9 +44,10 @@ class Scores:
     accel: np.ndarray
     jitter: np.ndarray
     foot_sliding: np.ndarray
+    path: np.ndarray
 
 
-NAMES = tuple(Scores.__dataclass_fields__)
+NAMES = tuple(name for name in Scores.__dataclass_fields__ if name != "path")
 
 
 def score(joints: np.ndarray, path: np.ndarray, clip: Clip) -> Scores:
@@ -60,6 +61,7 @@ def score(joints: np.ndarray, path: np.ndarray, clip: Clip) -> Scores:
         metrics.accel(pred, truth, clip.fps),
         metrics.jitter(pred, clip.fps),
         metrics.foot_sliding(pred, truth),
+        path,
     )
 
 
@@ -68,16 +70,17 @@ def summarize(scores: list[Scores]) -> dict[str, float]:
     return {name: metrics.mean(getattr(each, name) for each in scores) for name in NAMES}
 
 
+def _seen(clips: list[Clip], noise: str, seed: int) -> Iterable[Clip]:
+    return noisy_clips(clips, seed) if noise == "rope" else clips
+
+
 def evaluate(
     clips: list[Clip], method: Method, noise: str = "clean", seed: int = 0
 ) -> list[Scores]:
     """A method's figures on every clip. ``noise`` is ``clean`` (the true joints) or ``rope`` (with
     a pose network's errors)."""
-    seen = noisy_clips(clips, seed) if noise == "rope" else clips
-    return [
-        score(view.joints, method(view.joints, clip.fps), clip)
-        for clip, view in zip(clips, seen, strict=True)
-    ]
+    seen = _seen(clips, noise, seed)
+    return [score(view.joints, method(view), clip) for clip, view in zip(clips, seen, strict=True)]
 
 
 @dataclass
@@ -92,28 +95,41 @@ class Comparison:
         """Method -> metric -> mean over all frames."""
         return {method: summarize(each) for method, each in self.scores.items()}
 
-    def groups(self) -> dict[str, dict[str, float]]:
-        """Action -> method -> W-MPJPE, mm, the most frames first. Clips without a description go
-        by their subject."""
-        members: dict[str, list[int]] = {}
+    def members(self) -> dict[str, list[int]]:
+        """Action -> the indices of its clips, the most frames first. Clips without a description
+        go by their subject."""
+        found: dict[str, list[int]] = {}
         for index, clip in enumerate(self.clips):
-            members.setdefault(clip.desc or clip.subject, []).append(index)
-        by_size = sorted(members, key=lambda key: -sum(len(self.clips[k]) for k in members[key]))
+            found.setdefault(clip.desc or clip.subject, []).append(index)
+        return dict(
+            sorted(found.items(), key=lambda item: -sum(len(self.clips[k]) for k in item[1]))
+        )
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        """Action -> method -> W-MPJPE, mm."""
         return {
             action: {
-                method: metrics.mean(each[k].w_mpjpe for k in members[action])
+                method: metrics.mean(each[k].w_mpjpe for k in members)
                 for method, each in self.scores.items()
             }
-            for action in by_size
+            for action, members in self.members().items()
         }
+
+    def ranked(self, indices: Iterable[int]) -> list[int]:
+        """Clips by the W-MPJPE of the first method, the worst first."""
+        judged = next(iter(self.scores.values()))
+        return sorted(indices, key=lambda k: -judged[k].w_mpjpe.mean())
 
     def worst(self, count: int = 5) -> list[dict[str, str | float]]:
         """The clips with the highest W-MPJPE of the first method."""
-        figures = [float(each.w_mpjpe.mean()) for each in next(iter(self.scores.values()))]
-        order = sorted(range(len(figures)), key=lambda k: -figures[k])[:count]
+        judged = next(iter(self.scores.values()))
         return [
-            {"name": self.clips[k].name, "desc": self.clips[k].desc, "w_mpjpe": figures[k]}
-            for k in order
+            {
+                "name": self.clips[k].name,
+                "desc": self.clips[k].desc,
+                "w_mpjpe": float(judged[k].w_mpjpe.mean()),
+            }
+            for k in self.ranked(range(len(self.clips)))[:count]
         ]
 
 
@@ -129,51 +145,29 @@ def compare(clips: list[Clip], denoiser: Method, noise: str = "clean", seed: int
 
 
 def physics_rows(
-    mocap: Path, clips: list[Clip], denoiser: Callable[[np.ndarray, float], TrajectoryResult]
-) -> tuple[dict[str, dict[str, float]], int, int]:
-    """The last rows of the paper's Table 5 on the clips of ``mocap`` that have rotations: the path
-    alone and with physics. Returns the table, on how many clips physics was applied, of how many.
+    clips: list[Clip],
+    denoiser: Callable[[Clip], TrajectoryResult],
+    noise: str = "clean",
+    seed: int = 0,
+) -> tuple[dict[str, dict[str, float]], int]:
+    """The last rows of the paper's Table 5 on clips with rotations: the path alone and with
+    physics. Returns the table, and on how many clips physics was applied.
 
     What physics does to the body is added to the clip's joints, which differ a little from those
     of its rotations on its rest skeleton.
     """
     scores: dict[str, list[Scores]] = {"without physics": [], "full": []}
     applied = 0
-    for clip, posed in zip(clips, load_rotations(mocap, clips), strict=True):
-        if posed is None:
-            continue
-        rotations, rest = posed
-        found = denoiser(clip.joints, clip.fps)
-        done = simulate(rotations, found.path, rest, found.contacts, clip.fps)
+    for clip, view in zip(clips, _seen(clips, noise, seed), strict=True):
+        rotations = view.rotations.astype(np.float64)
+        found = denoiser(view)
+        done = simulate(rotations, found.path, clip.rest, found.contacts, clip.fps)
         before, after = (
-            forward_kinematics(each, rest, -rest[0]) for each in (rotations, done.rotations)
+            forward_kinematics(each, clip.rest, -clip.rest[0])
+            for each in (rotations, done.rotations)
         )
-        scores["without physics"].append(score(clip.joints, found.path, clip))
-        scores["full"].append(score(clip.joints + (after - before), done.path, clip))
+        scores["without physics"].append(score(view.joints, found.path, clip))
+        scores["full"].append(score(view.joints + (after - before), done.path, clip))
         applied += done.applied
-    if not scores["full"]:
-        raise RopeTPError(f"{mocap}: no clip has rotations (has_rot), which physics needs")
     table = {name: summarize(each) for name, each in scores.items()}
-    return table, applied, len(scores["full"])
-
-
-def load_rotations(
-    mocap: Path, clips: list[Clip]
-) -> list[tuple[np.ndarray, np.ndarray] | None]:  # fmt: skip
-    """Parent-relative rotations [N, 24, 3, 3] and rest joints [24, 3] m of each clip, None where
-    it has none: ``rot_local_quat`` int16 [F, 24, 4] wxyz, ``rest_offsets`` [C, 24, 3] m, and
-    ``has_rot`` [C] of the file."""
-    with np.load(mocap, allow_pickle=False) as file:
-        if not {"rot_local_quat", "rest_offsets", "has_rot"} <= set(file.files):
-            return [None] * len(clips)
-        quaternions, offsets = file["rot_local_quat"], file["offsets"]
-        bones, known = file["rest_offsets"].astype(np.float64), file["has_rot"]
-    out: list[tuple[np.ndarray, np.ndarray] | None] = []
-    for k in range(len(clips)):
-        rest = np.zeros((24, 3))
-        for joint, parent in enumerate(PARENTS):
-            if parent >= 0:
-                rest[joint] = rest[parent] + bones[k, joint]
-        turns = quaternion_to_matrix(quaternions[offsets[k] : offsets[k + 1]])
-        out.append((turns, rest) if known[k] else None)
-    return out
+    return table, applied

@@ -56,8 +56,9 @@ def render_previews(
     if not names:
         return []
     from ropetp_cli.preview.overlay import contact_sheet, render_overlay, render_side_by_side
+    from ropetp_cli.preview.paths import path_plot
     from ropetp_cli.preview.viewer import write_viewer
-    from ropetp_cli.preview.world import path_plot, render_world
+    from ropetp_cli.preview.world import render_world
 
     out = Path(out)
     span = {"progress": progress, "start": start, "end": end}

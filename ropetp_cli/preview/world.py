@@ -1,5 +1,4 @@
-"""The world view: everybody on the floor, seen by a camera that follows or stands; and the paths
-from above.
+"""The world view: everybody on the floor, seen by a camera that follows or stands.
 
 The floor is y = 0. Every person casts a shadow straight down, so that a foot above or below the
 floor shows. The camera looks from where the video's camera stood, turned to three quarters.
@@ -14,10 +13,8 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import yaw_matrix
-from ropetp_cli.errors import RopeTPError
-from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
-from ropetp_cli.preview.figure import Figure, footprints, person_color, put_label
+from ropetp_cli.preview.figure import Figure, footprints, put_label
 from ropetp_cli.preview.rasterizer import NEAR, draw_meshes, rasterize
 from ropetp_cli.video.writer import VideoWriter
 
@@ -243,55 +240,3 @@ def render_world(
             if progress:
                 progress(1)
     return Path(out)
-
-
-def path_plot(motions: list[Motion], out: str | Path, size: int = 900) -> Path:
-    """A PNG of the paths seen from above: x to the right, z down, a line every metre.
-
-    A dot marks the start, a square the end, arrows every second where the pelvis faces.
-    """
-    paths = [motion.joints[:, 0, ::2] for motion in motions]
-    low = np.floor(np.min([path.min(axis=0) for path in paths], axis=0) - 0.7)
-    high = np.ceil(np.max([path.max(axis=0) for path in paths], axis=0) + 0.7)
-    margin = 46
-    scale = (size - 2 * margin) / (high - low).max()
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**9) if scale * step > 28)
-    width, height = (np.ceil((high - low) * scale).astype(int) + 2 * margin).tolist()
-    image = np.full((height, width, 3), 250, np.uint8)
-
-    def pixel(point: np.ndarray) -> tuple[int, int]:
-        return tuple(np.round((point - low) * scale + margin).astype(int).tolist())
-
-    for axis in range(2):
-        for value in np.arange(np.ceil(low[axis] / step) * step, high[axis] + 1e-6, step):
-            ends = np.array([low, high])
-            ends[:, axis] = value
-            color = (120, 120, 120) if value == 0 else (215, 215, 215)
-            cv2.line(image, pixel(ends[0]), pixel(ends[1]), color, 1, cv2.LINE_AA)
-            at = pixel(ends[0])
-            place = (at[0] - 8, height - 18) if axis == 0 else (8, at[1] + 5)
-            _write(image, f"{value:g}", place)
-    _write(image, "seen from above: x right, z down, m", (margin, 20))
-    for motion, path in zip(motions, paths, strict=True):
-        color = person_color(motion.person)
-        points = np.array([pixel(point) for point in path], dtype=np.int32)
-        cv2.polylines(image, [points], False, color, 2, cv2.LINE_AA)
-        facing = motion.rotations[:, 0, :, 2][:, ::2]
-        for index in np.unique(np.arange(0, len(path), motion.fps).astype(int)):
-            tip = path[index] + 0.35 * facing[index]
-            cv2.arrowedLine(
-                image, pixel(path[index]), pixel(tip), (70, 70, 70), 1, cv2.LINE_AA, tipLength=0.3
-            )
-        cv2.circle(image, pixel(path[0]), 7, color, -1, cv2.LINE_AA)
-        end = np.array(pixel(path[-1]))
-        cv2.rectangle(image, end - 6, end + 6, color, -1, cv2.LINE_AA)
-        length = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
-        put_label(image, f"{motion.person}: {length:.1f} m", tuple(end + [0, 52]), color)
-    with atomic_path(Path(out)) as temporary:
-        if not cv2.imwrite(str(temporary), image):
-            raise RopeTPError(f"{out}: cannot be written")
-    return Path(out)
-
-
-def _write(image: np.ndarray, text: str, place: tuple[int, int]) -> None:
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (90, 90, 90), 1, cv2.LINE_AA)

@@ -2,13 +2,16 @@
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ropetp_cli.body.rot6d import matrix_to_rot6d, rot6d_to_matrix
+from ropetp_cli.body.rotations import local_to_global, quaternion_to_matrix
 from ropetp_cli.body.skeleton import FEET, MIRROR, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 
@@ -18,15 +21,23 @@ TOE_HEIGHT = 0.02
 STILL = 0.15
 LOWER_BODY = tuple(range(1, 12))
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)
+#: The bone, by its far joint, that turns with each joint's rotation: the spine with the pelvis,
+#: the neck with the chest, and hands, feet and head with their own.
+TURNS_WITH = tuple(
+    {0: 3, 9: 12}.get(joint, PARENTS.index(joint) if joint in PARENTS else joint)
+    for joint in range(NUM_JOINTS)
+)
 #: How often a source is drawn, by the quality of its skeleton and floor.
 SOURCE_WEIGHT = {"atelier_daz": 1.0, "iclone": 0.5, "daz": 0.4}
 KEYS = ("root_pos", "joints_rel", "joints_rel_scale", "offsets", "names", "subjects", "fps")
+ROTATION_KEYS = ("rot_local_quat", "rest_offsets", "has_rot")
 
 
 @dataclass
 class Clip:
     """One recording: joints [N, 24, 3] m minus pelvis in world orientation (y up); root [N, 3] m,
-    the pelvis in the world; fps."""
+    the pelvis in the world; fps. Where they are read and known: rotations [N, 24, 3, 3] to the
+    parent, the pelvis's in the world, and rest [24, 3] m, the joints of the T pose."""
 
     name: str
     subject: str
@@ -35,6 +46,8 @@ class Clip:
     joints: np.ndarray
     root: np.ndarray
     fps: float
+    rotations: np.ndarray | None = None
+    rest: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.root)
@@ -64,10 +77,12 @@ class Clip:
         return self.root - np.array([self.root[0, 0], floor, self.root[0, 2]], self.root.dtype)
 
 
-def load_clips(path: str | Path) -> list[Clip]:
+def load_clips(path: str | Path, rotations: bool = False) -> list[Clip]:
     """The clips of a mocap npz: C clips end to end in F frames, ``offsets`` [C + 1], ``root_pos``
     [F, 3] m, ``joints_rel`` int16 [F, 24, 3] times ``joints_rel_scale`` m, ``names``,
-    ``subjects``, ``fps``, and ``source`` and ``desc`` if it has them.
+    ``subjects``, ``fps``, and ``source`` and ``desc`` if it has them. With ``rotations``, also
+    ``rot_local_quat`` int16 [F, 24, 4] wxyz and ``rest_offsets`` [C, 24, 3] m of the clips that
+    ``has_rot`` [C] says have them.
 
     Raises RopeTPError when the file is missing, is no npz, or lacks a key.
     """
@@ -76,7 +91,8 @@ def load_clips(path: str | Path) -> list[Clip]:
         raise RopeTPError(f"{path}: no such file; name a mocap .npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in file.files if not key.startswith("rot_")}
+            wanted = KEYS + ("source", "desc") + (ROTATION_KEYS if rotations else ())
+            data = {key: file[key] for key in wanted if key in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RopeTPError(f"{path}: not a readable npz ({error})") from error
     missing = [key for key in KEYS if key not in data]
@@ -88,7 +104,7 @@ def load_clips(path: str | Path) -> list[Clip]:
     if joints.shape[1:] != (NUM_JOINTS, 3) or len(joints) != len(data["root_pos"]):
         raise RopeTPError(f"{path}: joints_rel has shape {list(joints.shape)}, expected F x 24 x 3")
     unnamed = np.full(count, "")
-    return [
+    clips = [
         Clip(
             str(data["names"][k]),
             str(data["subjects"][k]),
@@ -100,6 +116,47 @@ def load_clips(path: str | Path) -> list[Clip]:
         )
         for k in range(count)
     ]
+    if all(key in data for key in ROTATION_KEYS):
+        quaternions, bones, known = (data[key] for key in ROTATION_KEYS)
+        shapes = (len(joints), NUM_JOINTS, 4), (count, NUM_JOINTS, 3), (count,)
+        if (quaternions.shape, bones.shape, known.shape) != shapes:
+            raise RopeTPError(
+                f"{path}: {', '.join(ROTATION_KEYS)} do not have the shapes "
+                f"{' '.join(map(str, shapes))}"
+            )
+        for k in np.flatnonzero(known):
+            turns = quaternions[offsets[k] : offsets[k + 1]]
+            if not turns.any(-1).all():
+                raise RopeTPError(f"{path}: clip {clips[k].name} has rotations of no length")
+            clips[k].rotations = quaternion_to_matrix(turns).astype(np.float32)
+            clips[k].rest = np.zeros((NUM_JOINTS, 3))
+            for joint, parent in enumerate(PARENTS[1:], start=1):
+                clips[k].rest[joint] = clips[k].rest[parent] + bones[k, joint]
+    return clips
+
+
+def load_turned_clips(path: str | Path) -> list[Clip]:
+    """Those clips of a mocap npz that have rotations, with them. Raises RopeTPError as
+    :func:`load_clips` does, and when there are none."""
+    clips = [clip for clip in load_clips(path, True) if clip.rotations is not None]
+    if not clips:
+        raise RopeTPError(f"{path}: no clip has rotations (has_rot), which are needed here")
+    return clips
+
+
+def global_columns(rotations: np.ndarray) -> Tensor:
+    """Rotations to the parent [N, 24, 3, 3] -> the first two columns of the joints' rotations in
+    the world, as vectors that turn as bones do, float32 [N, 24, 2, 3]."""
+    columns = local_to_global(rotations)[..., :2].swapaxes(-1, -2)
+    return torch.from_numpy(columns.astype(np.float32))
+
+
+def local_rot6d(columns: Tensor) -> Tensor:
+    """What :func:`global_columns` gives, [..., 24, 2, 3], perhaps no longer upright on one another
+    -> rot6d of the rotations to the parent, [..., 24, 6]."""
+    turns = rot6d_to_matrix(columns.flatten(-2))
+    local = turns[..., list(PARENTS[1:]), :, :].mT @ turns[..., 1:, :, :]
+    return matrix_to_rot6d(torch.cat([turns[..., :1, :, :], local], -3))
 
 
 def turn(vectors: Tensor, angles: Tensor) -> Tensor:
@@ -134,6 +191,15 @@ def drift(size: tuple[int, int, int], period: float, generator: torch.Generator)
     return (knots[row, before] * (1 - part) + knots[row, before + 1] * part) * 1.15
 
 
+class Seen(NamedTuple):
+    """A body as a pose network might see it: joints [B, N, 24, 3] m minus pelvis; heading [B, N]
+    rad, its error; columns [B, N, 24, 2, 3] of the joints' rotations, if they were given."""
+
+    joints: Tensor
+    heading: Tensor
+    columns: Tensor | None
+
+
 @dataclass(frozen=True)
 class PoseNoise:
     """The errors of a frame-by-frame pose network, at strength 1.
@@ -159,10 +225,15 @@ class PoseNoise:
     swap_share: float = 0.1
 
     def __call__(
-        self, joints: Tensor, generator: torch.Generator, strength: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Joints minus pelvis [B, N, 24, 3] m at 30 fps -> the same as a pose network might see
-        them, and the heading error [B, N] rad. ``strength`` [B] scales the errors."""
+        self,
+        joints: Tensor,
+        generator: torch.Generator,
+        strength: Tensor | None = None,
+        columns: Tensor | None = None,
+    ) -> Seen:
+        """Joints minus pelvis [B, N, 24, 3] m at 30 fps, and columns [B, N, 24, 2, 3] of their
+        rotations in the world -> the same with errors, which ``strength`` [B] scales. A joint's
+        rotation has the errors of the bone that turns with it."""
         batch, count = joints.shape[:2]
         device = generator.device
         one = torch.ones(batch, device=device) if strength is None else strength
@@ -189,7 +260,10 @@ class PoseNoise:
         lost = (uniform(batch) < self.limb_share).float()[:, None, None]
         away = bump * lost * torch.nn.functional.normalize(normal(batch, 1, 3), dim=-1)
         error = error.view(batch, count, -1, 3) + chosen[:, None, :, None] * away[:, :, None]
-        bones = turn(bones, error * strength[..., None] * degree)
+        error = error * strength[..., None] * degree
+        bones = turn(bones, error)
+        if columns is not None:
+            columns = turn(columns, error[:, :, [bone - 1 for bone in TURNS_WITH], None])
         lengths = normal(batch, 1, NUM_JOINTS, 1)
         lengths = 0.5 * (lengths + lengths[:, :, list(MIRROR)]) * 1.4 * self.proportions
         bones = bones * (1 + lengths[:, :, 1:] * strength[..., None])
@@ -199,13 +273,17 @@ class PoseNoise:
         out = torch.stack(seen, 2)
 
         legs = list(LEGS)
-        swapped = out.clone()
-        swapped[:, :, legs] = out[:, :, [MIRROR[joint] for joint in legs]]
+        others = [MIRROR[joint] for joint in legs]
         start = uniform(batch, 1) * count
         frames = torch.arange(count, device=device)
         inside = (frames >= start) & (frames < start + 1 + 5 * uniform(batch, 1))
         inside &= (uniform(batch, 1) < self.swap_share) & (one[:, None] > 0)
-        out = torch.where(inside[..., None, None], swapped, out)
+        inside = inside[..., None, None]
+        out[:, :, legs] = torch.where(inside, out[:, :, others], out[:, :, legs])
+        if columns is not None:
+            columns[:, :, legs] = torch.where(
+                inside[..., None], columns[:, :, others], columns[:, :, legs]
+            )
 
         tilt = (
             self.tilt_bias * normal(batch, 1, 3)
@@ -215,18 +293,23 @@ class PoseNoise:
         heading = self.yaw_drift * drift((batch, count, 1), 45, generator) * strength
         heading = (heading[..., 0] - heading[:, :1, 0]) * degree
         tilt[..., 1] *= 0.3
-        out = yaw(turn(out, (tilt * degree)[:, :, None]), heading[..., None])
-        return out, heading
+        tilt = (tilt * degree)[:, :, None]
+        out = yaw(turn(out, tilt), heading[..., None])
+        if columns is not None:
+            columns = yaw(turn(columns, tilt[..., None, :]), heading[..., None, None])
+        return Seen(out, heading, columns)
 
 
 @dataclass
 class Batch:
     """joints [B, N, 24, 3] m as they were, seen [B, N, 24, 3] m as the condition has them,
-    path [B, N, 3] m to regenerate, first frame over the origin, floor at 0."""
+    path [B, N, 3] m to regenerate, first frame over the origin, floor at 0; rot6d [B, N, 24, 6],
+    the rotations to the parent as the condition has them, if all clips have rotations."""
 
     joints: Tensor
     seen: Tensor
     path: Tensor
+    rot6d: Tensor | None = None
 
 
 class WindowSampler:
@@ -247,6 +330,10 @@ class WindowSampler:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.joints = torch.from_numpy(np.concatenate([clip.joints for clip in clips])).to(device)
         self.root = torch.from_numpy(np.concatenate([clip.on_floor() for clip in clips])).to(device)
+        turns = [clip.rotations for clip in clips]
+        self.columns = None
+        if all(each is not None for each in turns):
+            self.columns = torch.cat([global_columns(each) for each in turns]).to(device)
         self.lengths = torch.tensor([len(clip) for clip in clips], device=device)
         self.starts = self.lengths.cumsum(0) - self.lengths
         self.rates = torch.tensor([clip.fps / fps for clip in clips], device=device)
@@ -262,7 +349,7 @@ class WindowSampler:
     def _uniform(self, *size: int) -> Tensor:
         return torch.rand(*size, generator=self.generator, device=self.generator.device)
 
-    def _windows(self, batch: int) -> tuple[Tensor, Tensor]:
+    def _windows(self, batch: int) -> tuple[Tensor, Tensor, Tensor | None]:
         clip = torch.multinomial(self.weights, batch, True, generator=self.generator)
         speed = torch.where(
             self._uniform(batch) < 0.5, 1.0, torch.exp((self._uniform(batch) - 0.5) * 0.45)
@@ -278,18 +365,29 @@ class WindowSampler:
         before = time.long().clamp(max=(self.lengths[clip] - 2)[:, None])
         part = (time - before)[..., None]
         index = self.starts[clip][:, None] + before
-        joints = torch.lerp(self.joints[index], self.joints[index + 1], part[..., None])
-        return joints, torch.lerp(self.root[index], self.root[index + 1], part)
+
+        def between(values: Tensor) -> Tensor:
+            shape = (*part.shape[:2], *[1] * (values.ndim - 1))
+            return torch.lerp(values[index], values[index + 1], part.view(shape))
+
+        columns = None if self.columns is None else between(self.columns)
+        return between(self.joints), between(self.root), columns
 
     def __call__(self, batch: int, clean: float = 0.5) -> Batch:
         """A batch; a share ``clean`` of the conditions is exact."""
-        joints, root = self._windows(batch)
+        joints, root, columns = self._windows(batch)
         mirrored = self._uniform(batch) < 0.5
         flip = torch.where(mirrored[:, None], joints.new_tensor([-1.0, 1.0, 1.0]), 1.0)[:, None]
         joints = torch.where(mirrored[:, None, None, None], joints[:, :, list(MIRROR)], joints)
         joints, root = joints * flip[:, None], root * flip
         heading = self._uniform(batch, 1) * (2 * torch.pi)
         joints, root = yaw(joints, heading[..., None]), yaw(root, heading)
+        if columns is not None:
+            # M R M in the mirror: the first column also changes its sign.
+            sides = flip[:, None, None] * flip[:, None, :, :2, None]
+            other = columns[:, :, list(MIRROR)]
+            columns = torch.where(mirrored[:, None, None, None, None], other, columns) * sides
+            columns = yaw(columns, heading[..., None, None])
         scale = torch.exp((self._uniform(batch) - 0.5) * 0.4)[:, None, None]
         upper = torch.exp((self._uniform(batch) - 0.5) * 0.2)[:, None, None, None]
         build = torch.ones(NUM_JOINTS, 1, device=root.device)
@@ -298,22 +396,26 @@ class WindowSampler:
         root = root * scale
 
         strength = 0.3 + 1.3 * self._uniform(batch)
-        seen, error = self.noise(joints, self.generator, strength)
+        seen, error, turned = self.noise(joints, self.generator, strength, columns)
         exact = self._uniform(batch) < clean
         seen = torch.where(exact[:, None, None, None], joints, seen)
+        rot6d = None
+        if columns is not None:
+            rot6d = local_rot6d(torch.where(exact[:, None, None, None, None], columns, turned))
         error = torch.where(exact[:, None], 0.0, error)
         # Nobody can see a heading error: the path goes where the seen body heads.
         steps = yaw(root.diff(dim=1), error[:, :-1])
         ground = torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
         path = torch.stack([ground[..., 0], root[..., 1], ground[..., 2]], -1)
-        return Batch(yaw(joints, error[..., None]), seen, path)
+        return Batch(yaw(joints, error[..., None]), seen, path, rot6d)
 
 
 def noisy_clips(clips: list[Clip], seed: int = 0) -> Iterator[Clip]:
     """The clips as a pose network might see them: noise of strength 1, the same for a seed."""
     generator = torch.Generator().manual_seed(seed)
     for clip in clips:
-        seen, _ = PoseNoise()(torch.from_numpy(clip.joints)[None], generator)
-        yield Clip(
-            clip.name, clip.subject, clip.source, clip.desc, seen[0].numpy(), clip.root, clip.fps
-        )
+        turns = None if clip.rotations is None else global_columns(clip.rotations)[None]
+        seen = PoseNoise()(torch.from_numpy(clip.joints)[None], generator, columns=turns)
+        if seen.columns is not None:
+            turns = rot6d_to_matrix(local_rot6d(seen.columns[0])).numpy()
+        yield replace(clip, joints=seen.joints[0].numpy(), rotations=turns)

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.trajectory import evaluate, summarize
-from ropetp_cli.training.mocap import Clip, WindowSampler, load_clips
+from ropetp_cli.training.mocap import Clip, WindowSampler, load_clips, load_turned_clips
 from ropetp_cli.trajectory.denoiser import TrajConfig, TrajDenoiser, save_denoiser
 from ropetp_cli.trajectory.diffusion import Diffusion, q_sample
 from ropetp_cli.trajectory.losses import TrajLossWeights, trajectory_loss
@@ -29,12 +30,14 @@ from ropetp_cli.trajectory.sampling import regenerate_path
 class TrajTraining:
     """One leg of training.
 
-    ``minutes`` of wall clock, after which the rate has come down to ``final_rate`` times
-    ``rate``; ``batch`` windows a step; ``clean`` the share of exact conditions; validation and
-    a checkpoint every ``check_minutes``, on at most ``check_frames`` frames.
+    ``minutes`` of wall clock, or ``steps`` if given, after which the rate has come down to
+    ``final_rate`` times ``rate``; ``batch`` windows a step; ``clean`` the share of exact
+    conditions; validation and a checkpoint every ``check_minutes``, on at most ``check_frames``
+    frames.
     """
 
     minutes: float = 60.0
+    steps: int | None = None
     batch: int = 24
     rate: float = 1e-3
     final_rate: float = 0.01
@@ -51,6 +54,10 @@ class TrajTraining:
     def __post_init__(self) -> None:
         if not self.minutes > 0 or self.batch < 1 or not self.rate > 0:
             raise RopeTPError("training needs minutes, a batch and a rate of more than 0")
+
+    def done(self, steps: int, minutes: float) -> float:
+        """The share of the leg that so many steps, or minutes, are."""
+        return minutes / self.minutes if self.steps is None else steps / self.steps
 
     def rate_at(self, step: int, done: float) -> float:
         """The learning rate of a leg's ``step`` when the share ``done`` of its time is over."""
@@ -87,15 +94,15 @@ def validate(
     model: TrajDenoiser, clips: list[Clip], ddim: int, device: torch.device
 ) -> dict[str, float]:
     """W-MPJPE and WA-MPJPE, mm, with exact (``clean``) and noisy (``rope``) joints."""
+
+    def path(clip: Clip) -> np.ndarray:
+        return regenerate_path(
+            model, clip.joints, clip.fps, ddim, device=device, rotations=clip.rotations
+        ).path
+
     figures = {}
     for noise in ("clean", "rope"):
-        found = summarize(
-            evaluate(
-                clips,
-                lambda joints, fps: regenerate_path(model, joints, fps, ddim, device=device).path,
-                noise,
-            )
-        )
+        found = summarize(evaluate(clips, path, noise))
         figures |= {f"{noise}_{name}": found[name] for name in ("w_mpjpe", "wa_mpjpe")}
     return figures
 
@@ -129,7 +136,7 @@ def _loss(
     noise = torch.randn(batch.path.shape, generator=sampler.generator, device=device)
     noisy = q_sample(model.normalized(batch.path), noise, alphas[step])
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        movement = model.movement(noisy, step, model.condition(batch.seen))
+        movement = model.movement(noisy, step, model.condition(batch.seen, batch.rot6d))
     path = model.integrate(movement)
     return trajectory_loss(path, batch.path, batch.joints, model.config.fps, weights)
 
@@ -147,7 +154,8 @@ def train(
     to ``out`` (.safetensors) and a checkpoint beside it (.ckpt).
 
     ``resume`` goes on from a checkpoint (weights and optimizer; the rate starts its own cosine).
-    Returns the last validation's figures. Raises RopeTPError for files it cannot use.
+    A network that is guided by rotations learns from the clips that have them. Returns the last
+    validation's figures. Raises RopeTPError for files it cannot use.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
@@ -157,8 +165,6 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.device(device)
     torch.manual_seed(training.seed)
-    held_out = validation_clips(load_clips(Path(data) / "mocap_val.npz"), training.check_frames)
-    clips = load_clips(Path(data) / "mocap_train.npz")
     saved = None
     if resume is not None:
         if not Path(resume).is_file():
@@ -166,6 +172,9 @@ def train(
         saved = torch.load(resume, map_location=where, weights_only=True)
         config = TrajConfig(**saved["config"])
     model = TrajDenoiser(config).to(where)
+    load = load_turned_clips if model.config.condition == "rot6d" else load_clips
+    held_out, clips = (load(Path(data) / f"mocap_{part}.npz") for part in ("val", "train"))
+    held_out = validation_clips(held_out, training.check_frames)
     average = Average(model, training.ema)
     optimizer = torch.optim.AdamW(
         model.parameters(), training.rate, betas=(0.9, 0.99), weight_decay=training.weight_decay
@@ -183,12 +192,12 @@ def train(
     weights = TrajLossWeights()
 
     start = time.monotonic()
-    step, spent, next_check = first, 0.0, training.check_minutes
+    step, spent, done, next_check = first, 0.0, 0.0, training.check_minutes
     sums: dict[str, float] = {}
     counted = 0
     figures: dict[str, float] = {}
-    while spent < training.minutes:
-        rate = training.rate_at(step - first, spent / training.minutes)
+    while done < 1:
+        rate = training.rate_at(step - first, done)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss, terms = _loss(model, sampler, alphas, training, weights)
@@ -202,11 +211,12 @@ def train(
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value
         spent = (time.monotonic() - start) / 60
-        if counted == 100 or spent >= training.minutes:
+        done = training.done(step - first, spent)
+        if counted == 100 or done >= 1:
             shown = " ".join(f"{name} {value / counted:.4f}" for name, value in sums.items())
             report(f"{spent:.1f} min, step {step}, rate {rate:.1e}: {shown}")
             sums, counted = {}, 0
-        if spent >= min(next_check, training.minutes):
+        if spent >= next_check or done >= 1:
             next_check += training.check_minutes
             save_denoiser(average.model, out)
             _save_checkpoint(

@@ -16,6 +16,11 @@ Where the paper is silent:
   the first over short times and the second over long ones, and the head says frame by frame how
   firmly the floor holds it: it can climb a ladder and cannot sink in a walk.
 - Positions enter the attention as rotary embeddings: any length works.
+
+The paper's other choices are options of :class:`TrajConfig`. With ``condition="rot6d"`` the tokens
+come from the joints' rotations instead of their places; the head goes on reading the places, which
+a body has with any condition. With ``output="xyz"`` there is no such head: the network names the
+place itself, as in the paper, and no place of a joint reaches the path but through the tokens.
 """
 
 import json
@@ -33,6 +38,8 @@ from ropetp_cli.body.skeleton import ANKLES, FEET, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 
 FORMAT = "ropetp-trajectory-1"
+CONDITIONS = ("joints", "rot6d")
+OUTPUTS = ("pivots", "xyz")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class TrajConfig:
     and ``schedule`` belong to :class:`~ropetp_cli.trajectory.diffusion.Diffusion`; a path is
     diffused as (metres - (0, ``height_center``, 0)) / ``path_scale``; ``firm_seconds`` and
     ``loose_seconds`` are the times after which the height follows the floor rather than the sum
-    of movements, where the floor holds it most and least.
+    of movements, where the floor holds it most and least. ``condition`` is what the tokens are
+    made of, ``joints`` (places) or ``rot6d`` (rotations); ``output`` what the head says,
+    ``pivots`` (how the path moves) or ``xyz`` (where it is).
     """
 
     layers: int = 12
@@ -58,8 +67,15 @@ class TrajConfig:
     height_center: float = 0.9
     firm_seconds: float = 0.5
     loose_seconds: float = 10.0
+    condition: str = "joints"
+    output: str = "pivots"
 
     def __post_init__(self) -> None:
+        for name, known in (("condition", CONDITIONS), ("output", OUTPUTS)):
+            if getattr(self, name) not in known:
+                raise RopeTPError(
+                    f"TrajDenoiser {name} {getattr(self, name)!r}: expected {' or '.join(known)}"
+                )
         if self.layers < 2 or self.layers % 2:
             raise RopeTPError(f"TrajDenoiser of {self.layers} layers: the skips need an even count")
         if self.width % (2 * self.heads):
@@ -168,7 +184,8 @@ class TrajDenoiser(nn.Module):
         super().__init__()
         self.config = config = config or TrajConfig()
         width, half = config.width, config.layers // 2
-        features = NUM_JOINTS * 3 * (1 + len(self.DIFFERENCES))
+        numbers = 3 if config.condition == "joints" else 6
+        features = NUM_JOINTS * numbers * (1 + len(self.DIFFERENCES))
         self.encode_condition = nn.Linear(features, width)
         self.encode_path = nn.Linear(3, width)
         self.merge = nn.Linear(2 * width, width)
@@ -180,6 +197,13 @@ class TrajDenoiser(nn.Module):
         )
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(half))
         self.norm = nn.LayerNorm(width)
+        for skip in self.skips:
+            with torch.no_grad():
+                skip.weight.mul_(0.1)
+                skip.weight[:, :width].add_(torch.eye(width))
+        if config.output == "xyz":
+            self.place = nn.Linear(width, 3)
+            return
         self.pivot = nn.Linear(width, 2 * NUM_JOINTS)
         self.floor = nn.Linear(width, NUM_JOINTS)
         self.rest = nn.Linear(width, 4)
@@ -197,22 +221,21 @@ class TrajDenoiser(nn.Module):
             self.pivot.bias[feet] = 4.0
             self.floor.bias[list(FEET)] = 4.0
             self.hold.bias.fill_(-2.7)
-        for skip in self.skips:
-            width = skip.out_features
-            with torch.no_grad():
-                skip.weight.mul_(0.1)
-                skip.weight[:, :width].add_(torch.eye(width))
 
     def normalized(self, path: Tensor) -> Tensor:
         """Metres [..., 3] -> the units of the diffusion."""
         center = path.new_tensor([0.0, self.config.height_center, 0.0])
         return (path - center) / self.config.path_scale
 
-    def condition(self, joints: Tensor) -> Condition:
-        """Joints minus pelvis in world orientation, m, [B, N, 24, 3], at ``config.fps``."""
-        views = [joints]
+    def condition(self, joints: Tensor, rot6d: Tensor | None = None) -> Condition:
+        """Joints minus pelvis in world orientation, m, [B, N, 24, 3], at ``config.fps``, and, where
+        the condition is made of them, their rotations to the parent [B, N, 24, 6]."""
+        seen = joints if self.config.condition == "joints" else rot6d
+        if seen is None:
+            raise RopeTPError("these TrajDenoiser weights are guided by rotations: give them too")
+        views = [seen]
         for later, earlier, scale in self.DIFFERENCES:
-            difference = neighbours(joints, later) - neighbours(joints, earlier)
+            difference = neighbours(seen, later) - neighbours(seen, earlier)
             views.append(difference * scale)
         tokens = self.encode_condition(torch.cat(views, -1).flatten(2))
         step = joints - neighbours(joints, 1)
@@ -237,6 +260,11 @@ class TrajDenoiser(nn.Module):
         for layer, skip in zip(self.layers[half:], self.skips, strict=True):
             x = layer(skip(torch.cat([x, kept.pop()], -1)), cos, sin)
         x = self.norm(x)
+        if self.config.output == "xyz":
+            place = self.place(x).float() * self.config.path_scale
+            step = F.pad(place.diff(dim=1), (0, 0, 0, 1))
+            height = place[..., 1] + self.config.height_center
+            return Movement(step, height, torch.ones_like(height))
         rest = self.rest(x).float() * 0.1
         weights = self.pivot(x).float().softmax(-1)
         displacement = (weights[..., None] * condition.pivots).sum(2) + rest[..., :3]

@@ -15,12 +15,16 @@ from scipy.linalg import solveh_banded
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from ropetp_cli.body.rotations import matrix_to_rot6d
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.trajectory.denoiser import Condition, Movement, TrajDenoiser
 from ropetp_cli.trajectory.diffusion import Diffusion, ddim_step
 from ropetp_cli.trajectory.losses import foot_positions
 
 WINDOWS_AT_ONCE = 32
+#: The power of the head's hold on the floor. A floor held by mistake pulls a climber down and lets
+#: one who sits with the feet in the air sink; one let go by mistake costs little, so doubt lets go.
+LET_GO = 2
 #: A foot counts as on the floor below this speed (m/s, and more by this share of the body's own:
 #: behind a pose network, standing feet of walkers skate), and not much faster than the other foot,
 #: while its toe joint is lower than CONTACT_HEIGHT (m; the second figure is how gently it fades).
@@ -156,13 +160,16 @@ def regenerate_path(
     steps: int = 100,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    rotations: np.ndarray | None = None,
 ) -> TrajectoryResult:
     """Regenerate the root path of a sequence from its joints.
 
     ``joints`` [N, 24, 3] m, minus pelvis, in world orientation (y up), at ``fps``; ``steps`` of
     DDIM. The model runs at the rate it was trained at, the answer comes at yours. The same seed
     gives the same path on the same machine. Memory beyond the sequence's own arrays is that of
-    32 windows. Raises RopeTPError for joints of another shape and for an impossible rate.
+    32 windows. ``rotations`` [N, 24, 3, 3], to the parent, are needed by weights that are guided by
+    them. Raises RopeTPError for joints of another shape, for an impossible rate, and where such
+    weights get no rotations.
     """
     joints = np.asarray(joints, dtype=np.float32)
     if joints.ndim != 3 or joints.shape[1:] != (24, 3) or not len(joints):
@@ -172,9 +179,16 @@ def regenerate_path(
     config = model.config
     model = model.to(device).eval()
     count = max(round((len(joints) - 1) * config.fps / fps) + 1, min(len(joints), 2))
-    at_rate = there_and_back(resample(joints, count), config.window)
-    condition = model.condition(torch.from_numpy(at_rate).to(device)[None])
-    needed, count = count, len(at_rate)
+
+    def at_rate(values: np.ndarray) -> Tensor:
+        even = there_and_back(resample(values, count), config.window)
+        return torch.from_numpy(even).to(device)[None]
+
+    turns = None
+    if config.condition == "rot6d" and rotations is not None:
+        turns = at_rate(matrix_to_rot6d(rotations).astype(np.float32))
+    condition = model.condition(at_rate(joints), turns)
+    needed, count = count, condition.tokens.shape[1]
     windows = _Windows(count, config.window, torch.device(device))
     diffusion = Diffusion(config.diffusion_steps, config.schedule)
     alphas = diffusion.alphas.tolist()
@@ -187,7 +201,7 @@ def regenerate_path(
         alpha = alphas[timestep]
         origin = path * ground / config.path_scale * alpha**0.5
         movement = _movement(model, noisy, timestep, condition, windows, origin)
-        path = _integrate(movement, config.pull(movement.hold))
+        path = _integrate(movement, config.pull(movement.hold**LET_GO))
         following = alphas[timesteps[index + 1]] if index + 1 < len(timesteps) else 1.0
         noisy = ddim_step(noisy, model.normalized(path), alpha, following)
     full = resample(path[:needed].numpy(), len(joints))
