@@ -561,6 +561,32 @@ def test_fbx_says_to_ufbx_what_the_npz_says(body, tmp_path, skeleton, fps):
         assert np.abs(read - motion.joints[frame]).max() < 1e-3
 
 
+def fake_python(folder, script: str) -> str:
+    """An interpreter that runs ``script`` instead of what it is told; $3 and $4 are the files."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_fbx_goes_where_a_relative_path_says(body, tmp_path, monkeypatch):
+    """The converter runs in a folder of its own."""
+    python = fake_python(tmp_path, 'cp "$3" "$4"')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    exchange.write(make_motion(body), "out/a.fbx", python=python)
+    assert (tmp_path / "out" / "a.fbx").read_text().startswith("HIERARCHY")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_fbx_tells_the_error_among_blenders_words(body, tmp_path):
+    python = fake_python(tmp_path, "echo 'Error: no such bone' >&2; echo 'at ops.py' >&2; exit 1")
+    with pytest.raises(RopeTPError, match="a.fbx.*no such bone"):
+        exchange.write(make_motion(body), tmp_path / "a.fbx", python=python)
+    with pytest.raises(RopeTPError, match="a.fbx.*no message"):  # a success that wrote nothing
+        exchange.write(make_motion(body), tmp_path / "a.fbx", python=fake_python(tmp_path, ":"))
+
+
 def test_fbx_reports_a_python_that_cannot_run(body, tmp_path):
     with pytest.raises(RopeTPError, match="a.fbx"):
         exchange.write(make_motion(body), tmp_path / "a.fbx", python=str(tmp_path / "nothing"))
