@@ -32,8 +32,9 @@ CHROMIUM = next(
 )
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader"
-    " --enable-unsafe-swiftshader --disable-background-networking --disable-component-update"
-    " --disable-sync --hide-scrollbars --window-size=720,640 --enable-logging=stderr --v=0"
+    " --enable-unsafe-swiftshader --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --hide-scrollbars --window-size=720,640"
+    " --enable-logging=stderr --v=0"
 ).split()
 
 

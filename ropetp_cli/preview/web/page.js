@@ -7,7 +7,8 @@
   const KINDS = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, f4: Float32Array };
 
   function decode({ kind, scale, bytes }) {
-    const raw = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+    const letters = atob(bytes), raw = new Uint8Array(letters.length);
+    for (let index = 0; index < raw.length; index++) raw[index] = letters.charCodeAt(index);
     const values = new KINDS[kind](raw.buffer);
     return scale ? Float32Array.from(values, (value) => value * scale) : values;
   }
@@ -439,9 +440,11 @@
       for (let foot = 0; foot < 2; foot++) {
         for (let frame = 0; frame < one.frames; frame++) {
           if (one.contacts[2 * frame + foot] < 128) continue;
-          const x = Math.max(LEFT, across(one.start + (frame - 0.5) / one.fps));
-          const wide = across(one.start + (frame + 0.5) / one.fps) - x;
-          pen.fillRect(x, floor + 2.5 + 8.5 * foot, wide + 0.3, 6);
+          const first = frame;
+          while (frame < one.frames && one.contacts[2 * frame + foot] >= 128) frame++;
+          const x = Math.max(LEFT, across(one.start + (first - 0.5) / one.fps));
+          const end = Math.min(width - RIGHT, across(one.start + (frame - 0.5) / one.fps));
+          pen.fillRect(x, floor + 2.5 + 8.5 * foot, Math.max(end - x, 1 / ratio), 6);
         }
       }
     });
