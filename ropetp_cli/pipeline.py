@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,6 +51,9 @@ from ropetp_cli.trajectory.fusion import Sight, fuse_people
 from ropetp_cli.trajectory.sampling import foot_contacts, regenerate_path
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.weights import find_weights
+
+if TYPE_CHECKING:
+    from ropetp_cli.preview import OverlayBeside
 
 Advance = Callable[[int], None]
 #: ``progress(stage, total)`` is a context manager that yields ``advance(count)``.
@@ -182,15 +185,16 @@ def capture(
         at_constant_rate(track, pose, people, camera, body, fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
-    scenes = stage(
-        "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
-        models.device, clock,
-    )  # fmt: skip
-    scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
-    motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
+    with begin_overlay(video, scenes, camera, body, out, options) as overlay:
+        scenes = stage(
+            "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
+            models.device, clock,
+        )  # fmt: skip
+        scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
+        motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
-    files = write_motions(motions, body, out, options, clock)
-    files += write_previews(video, motions, body, out, options, clock)
+        files = write_motions(motions, body, out, options, clock)
+        files += write_previews(video, motions, body, out, options, clock, overlay)
     report = describe(people, camera, tracks, poses, scenes, motions, physics, body, options)
     report |= {
         "key": run_key(made_of),
@@ -376,6 +380,23 @@ def at_constant_rate(
     return Scene.from_camera(track, even, timeline, turn, body.rest_joints(even.betas[0]))
 
 
+def begin_overlay(
+    video: str | Path,
+    scenes: list[Scene],
+    camera: Camera,
+    body: BodyData,
+    out: Path,
+    options: CaptureOptions,
+) -> "AbstractContextManager[OverlayBeside | None]":
+    """The overlay shows people before the camera: it is drawn while their paths are found."""
+    if "overlay" not in options.previews:
+        return nullcontext()
+    from ropetp_cli.preview import OverlayBeside
+
+    motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
+    return OverlayBeside(video, motions, body, out, options.start, options.end)
+
+
 def regenerate_paths(
     scenes: list[Scene],
     denoiser: TrajDenoiser,
@@ -485,18 +506,22 @@ def write_previews(
     out: Path,
     options: CaptureOptions,
     clock: "Clock",
+    overlay: "OverlayBeside | None",
 ) -> list[Path]:
-    """The pictures asked for; the renderer is imported only then."""
-    wanted = [name for name in options.previews if name != "none"]
-    if not wanted:
+    """The pictures asked for; the renderer is imported only then. ``overlay`` has begun
+    before, and the viewer refers to it."""
+    wanted = [name for name in options.previews if name not in ("none", "overlay")]
+    if not wanted and overlay is None:
         return []
     from ropetp_cli.preview import render_previews
 
+    told = {"start": options.start, "end": options.end, "with_mesh": options.with_mesh}
     with clock("preview", None) as advance:
-        return render_previews(
-            video, motions, body, out, wanted, progress=advance,
-            start=options.start, end=options.end, with_mesh=options.with_mesh,
-        )  # fmt: skip
+        pictures = [name for name in wanted if name != "viewer"]
+        files = render_previews(video, motions, body, out, pictures, advance, **told)
+        files += overlay.finish(advance) if overlay is not None else []
+        viewer = {"viewer"} & set(wanted)
+        return files + render_previews(video, motions, body, out, viewer, advance, **told)
 
 
 def describe(

@@ -2,10 +2,12 @@
 
 import io
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -549,16 +551,40 @@ def test_fbx_says_to_ufbx_what_the_npz_says(body, tmp_path, skeleton, fps):
         pytest.skip("Blender's module is not installed: pip install 'ropetp[fbx]' (Python 3.11)")
     motion = make_motion(body, frames=6, fps=fps)
     exchange.write(motion, tmp_path / "a.fbx", skeleton=skeleton, python=python)
+    path = Path(__file__).parents[1] / "scripts" / "format_table.py"
+    rate, joints = runpy.run_path(str(path))["by_ufbx"](
+        tmp_path / "a.fbx", motion, joint_names(skeleton)
+    )
+    assert rate == pytest.approx(fps, abs=1e-4)
     scene = ufbx.load_file(str(tmp_path / "a.fbx"))
-    stack, unit = scene.anim_stacks[0], scene.settings.unit_meters
-    assert stack.time_end - stack.time_begin == pytest.approx(5 / fps, abs=1e-6)
     assert scene.settings.frames_per_second == pytest.approx(fps)
-    for frame in range(6):
-        posed = scene.evaluate(stack.anim, stack.time_begin + frame / fps)
-        place = {node.name: node.node_to_world.c3 for node in posed.nodes}
-        read = np.array([[getattr(place[name], axis) * unit for axis in "xyz"]
-                         for name in joint_names(skeleton)])  # fmt: skip
-        assert np.abs(read - motion.joints[frame]).max() < 1e-3
+    assert np.abs(joints - motion.joints).max() < 1e-3
+
+
+def fake_python(folder, script: str) -> str:
+    """An interpreter that runs ``script`` instead of what it is told; $3 and $4 are the files."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_fbx_goes_where_a_relative_path_says(body, tmp_path, monkeypatch):
+    """The converter runs in a folder of its own."""
+    python = fake_python(tmp_path, 'cp "$3" "$4"')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    exchange.write(make_motion(body), "out/a.fbx", python=python)
+    assert (tmp_path / "out" / "a.fbx").read_text().startswith("HIERARCHY")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_fbx_tells_the_error_among_blenders_words(body, tmp_path):
+    python = fake_python(tmp_path, "echo 'Error: no such bone' >&2; echo 'at ops.py' >&2; exit 1")
+    with pytest.raises(RopeTPError, match="a.fbx.*no such bone"):
+        exchange.write(make_motion(body), tmp_path / "a.fbx", python=python)
+    with pytest.raises(RopeTPError, match="a.fbx.*no message"):  # a success that wrote nothing
+        exchange.write(make_motion(body), tmp_path / "a.fbx", python=fake_python(tmp_path, ":"))
 
 
 def test_fbx_reports_a_python_that_cannot_run(body, tmp_path):

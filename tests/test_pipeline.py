@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ropetp_cli import load_motion
+from ropetp_cli import load_motion, pipeline
 from ropetp_cli.assembly import (
     Scene,
     make_timeline,
@@ -118,6 +120,35 @@ def test_finished_capture_is_recognised(clip, done):
     options = CaptureOptions(steps=10, formats=("npz", "bvh", "glb"))
     assert capture(clip, done.out, options).report == done.report
     assert (done.out / "person_01.npz").stat().st_mtime_ns == before
+
+
+def test_the_overlay_is_drawn_while_later_stages_run(clip, done, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    shutil.copytree(done.out / "cache", out / "cache")
+    imitate, there = pipeline.imitate, []
+
+    def wait_for_it(*args):
+        until = time.monotonic() + 200
+        while not (out / "overlay.mp4").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        there.append((out / "overlay.mp4").exists())
+        return imitate(*args)
+
+    monkeypatch.setattr(pipeline, "imitate", wait_for_it)
+    options = CaptureOptions(steps=10, physics=False)
+    again = capture(clip, out, options)
+    assert there == [True] and again.report["reused"] == ["people", "pose", "path"]
+    assert {path.name for path in again.files} >= {"overlay.mp4", "viewer.html"}
+    assert "overlay.mp4" in (out / "viewer.html").read_text()
+
+    def break_down(*_):
+        raise RopeTPError("the path is lost")
+
+    monkeypatch.setattr(pipeline, "regenerate_paths", break_down)
+    (out / "overlay.mp4").unlink()
+    with pytest.raises(RopeTPError, match="the path is lost"):
+        capture(clip, out, replace(options, seed=1))
+    assert not list(out.glob("*overlay*")) and not list(out.glob(".*"))  # stopped, no half file
 
 
 def assert_same_motion(one: Path, other: Path) -> None:

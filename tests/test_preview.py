@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -257,6 +258,24 @@ def test_contact_sheet_shows_the_person_come_nearer(body, video, tmp_path):
     tiles = [sheet[r : r + 360, c : c + 480] for r in (0, 360) for c in range(0, 1920, 480)]
     area = [int((np.ptp(tile.astype(int), axis=2) > 60).sum()) for tile in tiles]
     assert area[0] > 500 and (np.diff(area) > 0).all()
+
+
+def test_ids_can_be_read_on_a_contact_sheet_of_a_large_video(body, tmp_path):
+    """The plate of the id is as high on the sheet, however large the video."""
+    heights = []
+    for scale in (2, 6):
+        path, size = tmp_path / f"{scale}.mp4", (320 * scale, 240 * scale)
+        with VideoWriter(path, size, 25.0) as writer:
+            for _ in range(12):
+                writer.write(np.full((size[1], size[0], 3), 128, np.uint8))
+        motion = walker(body, frames=12)
+        motion = replace(
+            motion, camera_focal=250.0 * scale, camera_center=motion.camera_center * scale
+        )
+        sheet = cv2.imread(str(contact_sheet(path, [motion], body, tmp_path / f"{scale}.png")))
+        plate = np.abs(sheet[:360, :480].astype(int) - person_color(1)).max(axis=2) < 3
+        heights.append(plate.any(axis=1).sum())
+    assert min(heights) >= 19 and abs(heights[1] - heights[0]) <= 2  # px of 360
 
 
 # -------------------------------------------------------------------------------------- world

@@ -32,8 +32,9 @@ CHROMIUM = next(
 )
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader"
-    " --enable-unsafe-swiftshader --disable-background-networking --disable-component-update"
-    " --disable-sync --hide-scrollbars --window-size=720,640 --enable-logging=stderr --v=0"
+    " --enable-unsafe-swiftshader --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --hide-scrollbars"
+    " --enable-logging=stderr --v=0"
 ).split()
 
 
@@ -206,7 +207,9 @@ def console(stderr: str) -> list[str]:
     return [line for line in lines if "GL Driver Message" not in line]
 
 
-def told_by(page: Path, folder: Path) -> tuple[dict, list[str]]:
+def told_by(
+    page: Path, folder: Path, probe: str = PROBE, size: str = "720,640"
+) -> tuple[dict, list[str]]:
     """What the page with the probe in it sends home, and its console."""
     answers: queue.Queue[bytes] = queue.Queue()
 
@@ -221,11 +224,11 @@ def told_by(page: Path, folder: Path) -> tuple[dict, list[str]]:
 
     with http.server.HTTPServer(("127.0.0.1", 0), Home) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        probe = PROBE.replace("PORT", str(server.server_port))
+        probe = probe.replace("PORT", str(server.server_port))
         page.write_text(page.read_text().replace("</body>", probe))
         browser = subprocess.Popen(
             [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--remote-debugging-port=0",
-             page.as_uri()],
+             f"--window-size={size}", page.as_uri()],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
@@ -257,6 +260,38 @@ def test_a_browser_shows_and_plays_what_the_file_says(body, tmp_path):
         cosine = image @ color / np.linalg.norm(image, axis=2) / np.linalg.norm(color)
         rows = np.nonzero((cosine > 0.985).sum(axis=1) > 3)[0]
         assert (cosine > 0.985).sum() > 3000 and np.ptp(rows) > 200  # a body, not a speck
+
+
+NARROW_PROBE = """<script>
+(async () => {
+  ropetp.seek(0.4);
+  const edge = (place, side) => document.querySelector(place).getBoundingClientRect()[side];
+  const plot = document.getElementById("plot"), wide = 12 * plot.width / plot.clientWidth;
+  const right = plot.getContext("2d").getImageData(plot.width - wide, 0, wide, 48).data;
+  const body = JSON.stringify({
+    width: window.innerWidth, head: edge("header", "bottom"), bar: edge("footer", "top"),
+    labels: [...document.querySelectorAll("#labels span:not([hidden])")].map(
+      (one) => one.getBoundingClientRect().top),
+    beyond: right.filter((value, index) => index % 4 === 3 && value).length,
+  });
+  fetch("http://127.0.0.1:PORT", { method: "POST", mode: "no-cors", body });
+})();
+</script></body>"""
+
+
+@needs_chromium
+@pytest.mark.timeout(600)
+def test_in_a_phones_window_nobody_is_under_the_title_or_the_bar(body, tmp_path):
+    motions = [dancer(body, 1), dancer(body, 2, x=1.2, seed=1)]
+    for motion in motions:
+        motion.contacts[-10:] = 1.0  # up to the plot's right end, and no further
+    motions[0].trans[:, 1] += 1.5  # on a wall
+    motions[0].joints[..., 1] += 1.5
+    page = write_viewer(None, motions, body, tmp_path / "viewer.html")
+    answer, said = told_by(page, tmp_path, NARROW_PROBE, "500,900")
+    assert said == [] and answer["width"] < 700 and len(answer["labels"]) == 2
+    assert answer["head"] < min(answer["labels"]) < max(answer["labels"]) < answer["bar"] - 60
+    assert answer["beyond"] == 0
 
 
 def test_viewer_is_written_for_any_motion(body, tmp_path):

@@ -55,13 +55,14 @@ def save_fbx(
         save_bvh(motion, source, skeleton)
         try:
             done = subprocess.run(
-                [python, "-c", CONVERT, str(source), str(temporary)],
+                [python, "-c", CONVERT, str(source), str(temporary.absolute())],
                 capture_output=True, text=True, timeout=TIMEOUT, cwd=folder,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RopeTPError(f"{path}: Blender's module could not be run ({error})") from error
         if done.returncode == MISSING:
             raise RopeTPError(f"{path}: {NO_BLENDER}")
-        if done.returncode or not temporary.stat().st_size:
-            words = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise RopeTPError(f"{path}: Blender could not write the FBX ({words[-1]})")
+        if done.returncode or not temporary.is_file():
+            told = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
+            told = [line for line in told if "Error" in line] or told or ["no message"]
+            raise RopeTPError(f"{path}: Blender could not write the FBX ({told[-1]})")

@@ -1,6 +1,8 @@
 """Pictures of a capture. Nothing here is imported by inference itself."""
 
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ FILES = {
     "sheet": "overlay.png",
     "viewer": "viewer.html",
 }
+POLL = 0.2  # s between two looks at how far a drawing beside is
 
 
 def check_previews(names: Iterable[str]) -> tuple[str, ...]:
@@ -72,3 +75,50 @@ def render_previews(
         "viewer": lambda path: write_viewer(video, motions, body, path, start, with_mesh),
     }
     return [draw[name](out / FILES[name]) for name in names]
+
+
+class OverlayBeside:
+    """The overlay, drawn in a thread beside the stages that follow the poses.
+
+    It shows people before the camera, so their paths may still change. Leaving the ``with``
+    block stops the drawing, if :meth:`finish` has not waited for it, and leaves no half file.
+    """
+
+    def __init__(
+        self,
+        video: str | Path,
+        motions: "list[Motion]",
+        body: "BodyData",
+        out: str | Path,
+        start: float | None = None,
+        end: float | None = None,
+    ):
+        self._drawn, self._stop = 0, threading.Event()
+        self._pool = ThreadPoolExecutor(1, "overlay")
+        self._file = self._pool.submit(
+            render_previews, video, motions, body, out, ("overlay",), self._advance, start, end
+        )
+
+    def _advance(self, count: int) -> None:
+        if self._stop.is_set():
+            raise CancelledError
+        self._drawn += count
+
+    def finish(self, progress: Callable[[int], None] | None = None) -> list[Path]:
+        """Wait for the file and return it; ``progress`` is told the frames drawn.
+
+        Raises RopeTPError for an unreadable video or unwritable file.
+        """
+        told = 0
+        while progress and not self._file.done():
+            wait([self._file], POLL)
+            progress(self._drawn - told)
+            told = self._drawn
+        return self._file.result()
+
+    def __enter__(self) -> "OverlayBeside":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)

@@ -90,11 +90,16 @@ def footprints(motion: Motion) -> list[Footprint]:
 
 
 def put_label(
-    image: np.ndarray, text: str, at: tuple[float, float], color: tuple[int, int, int]
+    image: np.ndarray,
+    text: str,
+    at: tuple[float, float],
+    color: tuple[int, int, int],
+    shrink: float = 1.0,
 ) -> None:
-    """White ``text`` on a plate of ``color``, centred above the point ``at`` px, kept inside."""
+    """White ``text`` on a plate of ``color``, centred above the point ``at`` px, kept inside;
+    large enough to be read when the image is shown ``shrink`` times as small."""
     height, width = image.shape[:2]
-    scale = max(0.45, height / 1200)
+    scale = max(0.45 * shrink, height / 1200)
     thick = max(1, round(1.6 * scale))
     (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
     pad = round(0.4 * tall)

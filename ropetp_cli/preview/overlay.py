@@ -19,19 +19,31 @@ from ropetp_cli.video.writer import VideoWriter
 Advance = Callable[[int], None]
 
 SIDE_HEIGHT = 720  # px, the most a side-by-side picture is high
+TILE_WIDTH = 480  # px, a picture of the contact sheet
 
 
 class OverlayPainter:
-    """Draws the people of ``motions`` into the video's frames, by the frames' own times."""
+    """Draws the people of ``motions`` into the video's frames, by the frames' own times.
 
-    def __init__(self, motions: list[Motion], body: BodyData, fps: float, alpha: float = 0.85):
+    Labels can be read in pictures ``shrink`` times as small.
+    """
+
+    def __init__(
+        self,
+        motions: list[Motion],
+        body: BodyData,
+        fps: float,
+        alpha: float = 0.85,
+        shrink: float = 1.0,
+    ):
         for motion in motions:
             if not motion.camera_focal > 0:
                 raise RopeTPError(
                     f"person {motion.person} has no camera: only captured motions can be overlaid"
                 )
         self.figures = [Figure(motion, body, in_camera=True) for motion in motions]
-        self.faces, self.step, self.alpha = body.faces, 1.0 / fps, alpha
+        self.faces, self.step = body.faces, 1.0 / fps
+        self.alpha, self.shrink = alpha, shrink
 
     def paint(self, frame: np.ndarray, time: float) -> np.ndarray:
         """Draw into ``frame`` uint8 [H, W, 3] BGR, shown at ``time`` s, in place."""
@@ -46,7 +58,8 @@ class OverlayPainter:
             top = vertices[vertices[:, 1].argmin()]
             if top[2] > 0:
                 place = top[:2] / top[2] * focal + center
-                put_label(frame, str(figure.motion.person), tuple(place), figure.color)
+                text = str(figure.motion.person)
+                put_label(frame, text, tuple(place), figure.color, self.shrink)
         return frame
 
 
@@ -115,7 +128,8 @@ def contact_sheet(
     """Write a PNG of ``count`` overlaid frames spread evenly in time over the motions."""
     tiles: list[np.ndarray] = []
     with VideoReader(video, start, end) as reader:
-        painter = OverlayPainter(motions, body, reader.info.fps)
+        shrink = max(1.0, reader.info.width / TILE_WIDTH)
+        painter = OverlayPainter(motions, body, reader.info.fps, shrink=shrink)
         first = min(motion.timestamps[0] for motion in motions)
         last = max(motion.timestamps[-1] for motion in motions)
         if reader.info.frame_count > 1:
@@ -138,8 +152,8 @@ def contact_sheet(
     return Path(out)
 
 
-def _tile(frame: np.ndarray, time: float, width: int = 480) -> np.ndarray:
-    height = round(frame.shape[0] * width / frame.shape[1])
-    tile = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+def _tile(frame: np.ndarray, time: float) -> np.ndarray:
+    height = round(frame.shape[0] * TILE_WIDTH / frame.shape[1])
+    tile = cv2.resize(frame, (TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
     put_label(tile, f"{time:.2f} s", (30, height), (60, 60, 60))
     return tile

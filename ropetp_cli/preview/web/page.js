@@ -7,7 +7,8 @@
   const KINDS = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, f4: Float32Array };
 
   function decode({ kind, scale, bytes }) {
-    const raw = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+    const letters = atob(bytes), raw = new Uint8Array(letters.length);
+    for (let index = 0; index < raw.length; index++) raw[index] = letters.charCodeAt(index);
     const values = new KINDS[kind](raw.buffer);
     return scale ? Float32Array.from(values, (value) => value * scale) : values;
   }
@@ -248,6 +249,7 @@
   let now = data.start, playing = false, speed = 1, clockAt = 0;
   let follow = "all"; // "none", "all" or a person
   const wanted = new THREE.Vector3(), shift = new THREE.Vector3();
+  let free = 1; // the share of the picture's height that nothing covers
   const anchor = new THREE.Vector3(); // where the followed are, smoothed; the camera keeps to it
 
   function aim(out) {
@@ -274,8 +276,8 @@
     }
     orbit.target.copy(wanted);
     if (!aim(anchor)) anchor.copy(wanted);
-    const half = Math.tan(lens.fov * Math.PI / 360); // of the picture's height; the bar hides some
-    const away = Math.max((tall + 1.3) / half / 0.72, (spread + 1) / half / lens.aspect);
+    const half = Math.tan(lens.fov * Math.PI / 360); // of the picture's height
+    const away = Math.max((tall + 1.3) / half / free, (spread + 1) / half / lens.aspect);
     lens.position.copy(wanted).addScaledVector(spot.fromArray(data.view), -(away + 0.7 * spread));
     orbit.update();
   }
@@ -368,6 +370,7 @@
   film.element.addEventListener("loadedmetadata", () => {
     film.ready = true;
     film.seek();
+    resize(); // it may be higher than its place was
   });
   film.element.addEventListener("error", () => {
     film.ready = false;
@@ -439,9 +442,11 @@
       for (let foot = 0; foot < 2; foot++) {
         for (let frame = 0; frame < one.frames; frame++) {
           if (one.contacts[2 * frame + foot] < 128) continue;
-          const x = Math.max(LEFT, across(one.start + (frame - 0.5) / one.fps));
-          const wide = across(one.start + (frame + 0.5) / one.fps) - x;
-          pen.fillRect(x, floor + 2.5 + 8.5 * foot, wide + 0.3, 6);
+          const first = frame;
+          while (frame < one.frames && one.contacts[2 * frame + foot] >= 128) frame++;
+          const x = Math.max(LEFT, across(one.start + (first - 0.5) / one.fps));
+          const end = Math.min(width - RIGHT, across(one.start + (frame - 0.5) / one.fps));
+          pen.fillRect(x, floor + 2.5 + 8.5 * foot, Math.max(end - x, 1 / ratio), 6);
         }
       }
     });
@@ -535,7 +540,10 @@
     $("follow").add(new Option(name));
   }
   setFollow(1);
-  const nextFilm = () => film.choose(film.chosen + 1 < data.films.length ? film.chosen + 1 : -1);
+  const nextFilm = () => {
+    film.choose(film.chosen + 1 < data.films.length ? film.chosen + 1 : -1);
+    resize();
+  };
   for (const name of ["loop", "trails", "steps", "bones", "grid", "help"]) {
     press(name, show[name]);
     $(name).addEventListener("click", () => toggle(name));
@@ -581,16 +589,21 @@
   // -------------------------------------------------------------------------------- the loop
 
   let dirty = true;
+  const NARROW = 700; // px, as in the style
 
   function resize() {
     lens.aspect = window.innerWidth / Math.max(1, window.innerHeight);
     lens.updateProjectionMatrix();
     renderer.setSize(window.innerWidth, window.innerHeight, false);
-    // The bar covers the lower edge: the middle of the picture lies above it.
-    const covered = Math.min($("bar").parentElement.offsetHeight, window.innerHeight / 3);
-    lens.setViewOffset(window.innerWidth, window.innerHeight, 0, covered / 2,
-      window.innerWidth, window.innerHeight);
-    drawPaper();
+    drawPaper(); // the bar is as high as its plot
+    // The bar covers the lower edge and, in a narrow window, the title and the video the upper:
+    // the middle of the picture lies between them.
+    const width = window.innerWidth, height = window.innerHeight;
+    const bar = Math.min($("bar").parentElement.offsetHeight, height / 3);
+    const heads = [$("title").parentElement, $("film")].map((one) => one.getBoundingClientRect().bottom);
+    const head = width < NARROW ? Math.min(Math.max(...heads), height / 4) : 0;
+    free = 1 - (bar + head) / height;
+    lens.setViewOffset(width, height, 0, (bar - head) / 2, width, height);
   }
 
   function drawLabels() {
@@ -637,7 +650,7 @@
     renderer.render(scene, lens);
     drawLabels();
     drawPlot();
-    $("clock").textContent = `${two(now)} / ${two(data.end)} s   frame ${
+    $("clock").textContent = `${two(now)} / ${two(data.end)} s · frame ${
       Math.round((now - data.start) / FRAME)}`;
   }
 
