@@ -181,9 +181,9 @@ def trajectory(
 @click.option(
     "--trunk-rate",
     type=click.FloatRange(min=0, min_open=True),
-    default=1e-4,
+    default=3e-4,
     show_default=True,
-    help="Highest learning rate of the trunk, with --train-trunk.",
+    help="Highest learning rate of a BlazePose trunk, as a share of each weight's size.",
 )
 @click.option("--batch", type=click.IntRange(2), default=64, show_default=True)
 @click.option(

@@ -46,6 +46,13 @@ class CropPoses:
 DOUBT, SURER = 0.5, 0.1
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself; elsewhere it would be slower."""
+    if device.type == "cpu":
+        return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return device.type == "cuda"
+
+
 class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment."""
 
@@ -73,7 +80,7 @@ class RopePredictor:
         images = images.permute(0, 3, 1, 2).float().div_(255.0)
         images = images.contiguous(memory_format=torch.channels_last)
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             output = self.rope(images, seen)
         return self.answers(output, views)
 

@@ -54,7 +54,9 @@ class TrainOptions:
     (None: this leg is all of it, and its minutes count); ``attention_until``: the share of the
     training after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``:
     which of :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer;
-    ``train_after``: the trunk's map up to which it stays frozen in spite of ``train_trunk``."""
+    ``train_after``: the trunk's map up to which it stays frozen in spite of ``train_trunk``;
+    ``trunk_rate``: a pretrained trunk's highest learning rate, as a share of each weight's
+    size."""
 
     data: Path
     out: Path
@@ -75,7 +77,7 @@ class TrainOptions:
     steps: int | None = None
     batch: int = 64
     rate: float = 1e-3
-    trunk_rate: float = 1e-4
+    trunk_rate: float = 3e-4
     attention_until: float = 0.4
     seed: int = 0
     device: str = "auto"
@@ -341,6 +343,12 @@ def score(found: dict[str, dict[str, float]]) -> float:
     return total
 
 
+def size_of(weights: Tensor) -> float:
+    """Root mean square. A trunk whose normalisation was folded into its filters has layers a
+    hundred times as large as others, and one step for all of them tears the small ones apart."""
+    return max(float(weights.detach().square().mean().sqrt()), 1e-4)
+
+
 def rate_share(step: int, done: float, warm_up: int = 200) -> float:
     """The learning rate at ``step``, when the share ``done`` of the training is over, as a share of
     the highest: a short warm-up, then a cosine."""
@@ -390,8 +398,10 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
     rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
     groups = [{"params": rest, "lr": options.rate}]
-    if options.train_trunk:
-        groups.append({"params": trunk, "lr": options.trunk_rate})
+    if options.train_trunk and isinstance(rope.backbone, BlazePoseBackbone):
+        groups += [{"params": [p], "lr": options.trunk_rate * size_of(p)} for p in trunk]
+    elif options.train_trunk:
+        groups.append({"params": trunk, "lr": options.rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
     highest = [group["lr"] for group in groups]
     if state:
