@@ -26,7 +26,14 @@ def command() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Go on from a checkpoint (.ckpt).",
 )
+@click.option(
+    "--start",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights (.safetensors) to begin from, with a fresh optimizer.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Train so many steps, not minutes.")
+@click.option("--clean", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="The share of conditions without a pose network's errors.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=24, show_default=True)
 @click.option(
     "--rate",
@@ -71,7 +78,9 @@ def trajectory(
     out: Path,
     minutes: float,
     resume: Path | None,
+    start: Path | None,
     steps: int | None,
+    clean: float,
     batch: int,
     rate: float,
     width: int,
@@ -92,8 +101,8 @@ def trajectory(
     if threads:
         torch.set_num_threads(threads)
     training = TrajTraining(
-        minutes=minutes, steps=steps, batch=batch, rate=rate, check_minutes=check_minutes,
-        seed=seed,
+        minutes=minutes, steps=steps, batch=batch, rate=rate, clean=clean,
+        check_minutes=check_minutes, seed=seed,
     )  # fmt: skip
     train(
         data,
@@ -103,6 +112,7 @@ def trajectory(
             width=width, feedforward=2 * width, window=window, condition=condition, output=output
         ),
         resume=resume,
+        start=start,
         device=device,
         report=lambda line: click.echo(line, err=True),
     )

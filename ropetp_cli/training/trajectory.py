@@ -20,7 +20,7 @@ from torch import Tensor
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.trajectory import evaluate, summarize
 from ropetp_cli.training.mocap import Clip, WindowSampler, load_clips, load_turned_clips
-from ropetp_cli.trajectory.denoiser import TrajConfig, TrajDenoiser, save_denoiser
+from ropetp_cli.trajectory.denoiser import TrajConfig, TrajDenoiser, load_denoiser, save_denoiser
 from ropetp_cli.trajectory.diffusion import Diffusion, q_sample
 from ropetp_cli.trajectory.losses import TrajLossWeights, trajectory_loss
 from ropetp_cli.trajectory.sampling import regenerate_path
@@ -147,13 +147,15 @@ def train(
     training: TrajTraining,
     config: TrajConfig | None = None,
     resume: Path | None = None,
+    start: Path | None = None,
     device: str = "auto",
     report: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Train on ``data/mocap_train.npz``, watch ``data/mocap_val.npz``, write the averaged weights
     to ``out`` (.safetensors) and a checkpoint beside it (.ckpt).
 
-    ``resume`` goes on from a checkpoint (weights and optimizer; the rate starts its own cosine).
+    ``resume`` goes on from a checkpoint (weights and optimizer; the rate starts its own cosine),
+    ``start`` from weights alone.
     A network that is guided by rotations learns from the clips that have them. Returns the last
     validation's figures. Raises RopeTPError for files it cannot use.
     """
@@ -171,7 +173,10 @@ def train(
             raise RopeTPError(f"{resume}: no such checkpoint")
         saved = torch.load(resume, map_location=where, weights_only=True)
         config = TrajConfig(**saved["config"])
-    model = TrajDenoiser(config).to(where)
+    given = load_denoiser(start) if start is not None else None
+    model = TrajDenoiser(given.config if given else config).to(where)
+    if given is not None:
+        model.load_state_dict(given.state_dict())
     load = load_turned_clips if model.config.condition == "rot6d" else load_clips
     held_out, clips = (load(Path(data) / f"mocap_{part}.npz") for part in ("val", "train"))
     held_out = validation_clips(held_out, training.check_frames)
