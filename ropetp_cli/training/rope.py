@@ -62,7 +62,7 @@ class TrainOptions:
     out: Path
     sets: tuple[str, ...] = ("syn_train", "real_train")
     share: tuple[float, ...] = (0.4, 0.6)
-    variants: tuple[int, ...] = (1, 3)
+    variants: tuple[int, ...] = (1, 2)
     tests: tuple[str, ...] = ("syn_test", "real_val")
     row: str = "rope"
     backbone: str = "blazepose"
