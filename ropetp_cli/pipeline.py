@@ -44,7 +44,7 @@ from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
-from ropetp_cli.runs import fingerprint, ingredients, is_finished, last_report, run_key
+from ropetp_cli.runs import REPORT, fingerprint, ingredients, is_finished, last_report, run_key
 from ropetp_cli.stages import StageCache, Steps
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
 from ropetp_cli.trajectory.fusion import Sight, fuse_people
@@ -107,7 +107,7 @@ class Capture:
 
     @property
     def files(self) -> list[Path]:
-        return [self.out / name for name in [*self.report["files"], "report.json"]]
+        return [self.out / name for name in [*self.report["files"], REPORT]]
 
     @property
     def motions(self) -> list[Motion]:
@@ -156,7 +156,7 @@ def capture(
     before = last_report(out)
     source = fingerprint(video, before.get("source"))
     made_of = ingredients(asdict(options)) | {"video": source["sha256"]}
-    if not force and is_finished(out, before, run_key(made_of)):
+    if not force and is_finished(before, run_key(made_of), lambda name: (out / name).is_file()):
         return Capture(out, before)
     clock = Clock(progress)
     models = models or Models(options)
@@ -189,6 +189,7 @@ def capture(
     scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
     motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
+    (out / REPORT).unlink(missing_ok=True)  # it would speak of files that are being replaced
     files = write_motions(motions, body, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
     report = describe(people, camera, tracks, poses, scenes, motions, physics, body, options)
@@ -199,7 +200,7 @@ def capture(
         "reused": stage.reused,
         "files": [path.name for path in files],
     }
-    write_json(report, out / "report.json")
+    write_json(report, out / REPORT)
     return Capture(out, report)
 
 
