@@ -175,13 +175,19 @@ def capture(
         to_camera(answer, track, body, camera, people.fps)
         for answer, track in zip(answers, tracks, strict=True)
     ]
+    del answers  # an hour of them is 300 MB a person
     camera = find_gravity(camera, background, poses, tracks, people, options)
+    agreements = [
+        joint_agreement(pose.joints2d, track.keypoints, track.boxes)
+        for pose, track in zip(poses, tracks, strict=True)
+    ]
 
     fps = options.fps or (AMASS_FPS if options.npz_layout == "amass" else people.fps)
     scenes = [
         at_constant_rate(track, pose, people, camera, body, fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
+    del poses
     scenes = stage(
         "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
         models.device, clock,
@@ -192,7 +198,7 @@ def capture(
     (out / REPORT).unlink(missing_ok=True)  # it would speak of files that are being replaced
     files = write_motions(motions, body, out, options, clock)
     files += write_previews(video, motions, body, out, options, clock)
-    report = describe(people, camera, tracks, poses, scenes, motions, physics, body, options)
+    report = describe(people, camera, tracks, agreements, scenes, motions, physics, body, options)
     report |= {
         "key": run_key(made_of),
         "source": source,
@@ -503,7 +509,7 @@ def describe(
     people: TrackingResult,
     camera: Camera,
     tracks: list[Track],
-    poses: list[PoseSequence],
+    agreements: list[dict[str, Any]],
     scenes: list[Scene],
     motions: list[Motion],
     physics: list[dict[str, Any]],
@@ -544,14 +550,14 @@ def describe(
                 "first_frame": int(track.frames[0]),
                 "last_frame": int(track.frames[-1]),
                 "output_frames": len(motion),
-                "joint_agreement": joint_agreement(pose.joints2d, track.keypoints, track.boxes),
+                "joint_agreement": agreement,
                 **motion_figures(motion),
                 "path_source": scene.path_source,
                 "highest_level_m": round(float(scene.level.max()), 2),
                 "physics": simulated,
             }
-            for track, pose, scene, motion, simulated in zip(
-                tracks, poses, scenes, motions, physics, strict=True
+            for track, agreement, scene, motion, simulated in zip(
+                tracks, agreements, scenes, motions, physics, strict=True
             )
         ],
     }
