@@ -96,8 +96,9 @@ def find_jobs(directory: Path | Far, out: Path | Far | None = None) -> list[Job]
     else:
         if not directory.is_dir():
             raise RopeTPError(f"{directory}: not a directory")
-        files = (path for path in directory.rglob("*") if path.suffix and not path.is_dir())
-        names = filter(_is_video, (path.relative_to(directory).as_posix() for path in files))
+        paths = directory.rglob("*")
+        names = filter(_is_video, (path.relative_to(directory).as_posix() for path in paths))
+        names = (name for name in names if not (directory / name).is_dir())
     videos = sorted(names, key=lambda name: name.split("/"))
     if not videos:
         raise RopeTPError(f"{directory}: holds no video ({', '.join(SUFFIXES)})")

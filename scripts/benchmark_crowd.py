@@ -32,7 +32,7 @@ from make_rendered_walk import FOCAL, SIZE, cameras, gait, scenery  # noqa: E402
 FPS = 25.0
 #: m: people turn round here; the screen; how far lanes are from the middle, the farthest first.
 TURN = 3.4
-SCREEN = {"x": (-1.2, 1.4), "z": -1.0, "top": 2.3}
+SCREEN = {"x": (-1.0, 1.2), "z": -1.0, "top": 2.3}
 LANES = (-3.0, 1.9)
 #: Share of a person's outline that must be visible to count as in sight, and as hidden.
 IN_SIGHT, HIDDEN = 0.4, 0.02
@@ -200,13 +200,13 @@ def crossings(truth: Truth) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--seeds", type=int, default=1, help="How many crowds.")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="One crowd each.")
     parser.add_argument("--keep", type=Path, help="Keep the last crowd's video.")
     told = parser.parse_args()
     detector = Detector()
     total: Counter[str] = Counter()
-    for seed in range(told.seeds):
+    for seed in told.seeds:
         with tempfile.TemporaryDirectory() as folder:
             video = told.keep or Path(folder) / "crowd.mp4"
             truth = render(video, told.people, told.seconds, seed)

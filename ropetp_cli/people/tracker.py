@@ -498,7 +498,11 @@ def _look_between(piece: _Piece, low: float, high: float) -> np.ndarray | None:
 
 
 def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.array([box_iou(p[None], q[None])[0, 0] for p, q in zip(a, b, strict=True)])
+    """Intersection over union of boxes [N, 4] with the N others in the same rows, [N]."""
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    areas = sum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b))
+    return shared / np.maximum(areas - shared, 1e-9)
 
 
 def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
