@@ -160,6 +160,9 @@ def compare(truth: Truth, found: TrackingResult) -> dict[str, int | float]:
         followed = np.flatnonzero(seen[index])
         overlap = box_iou(truth.boxes[index, visible], boxes[index, followed])
         tally["in sight"] += len(visible)
+        # Where it can still be so, everybody has the track of before.
+        kept = np.array([[owner.get(int(v)) == f for f in followed] for v in visible])
+        overlap = overlap + (kept.reshape(overlap.shape) & (overlap >= MATCH))
         for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
             if overlap[row, column] < MATCH:
                 continue
@@ -175,7 +178,8 @@ def compare(truth: Truth, found: TrackingResult) -> dict[str, int | float]:
                 continue
             tally["hidden"] += 1
             tally["hidden, marked"] += not seen[index, track]
-            tally["hidden, in place"] += box_iou(inside[None], boxes[index, track][None]) > MATCH
+            overlap = box_iou(inside[None], boxes[index, track][None])[0, 0]
+            tally["hidden, in place"] += overlap > MATCH
     tally["too many"] = sum(max(len(tracks) - 1, 0) for tracks in tracks_of.values())
     tally["never found"] = sum(not tracks for tracks in tracks_of.values())
     return {name: int(value) for name, value in tally.items()}

@@ -73,7 +73,7 @@ def watch(video: Path, out: Path, log: Path, told: dict) -> None:
 
 
 def tell(measured: dict) -> None:
-    """Figures of each stage; the growth is that of its second half."""
+    """Figures of each stage; the growth is from the third quarter of its frames to the last."""
     rows, frames = measured["rows"], measured["frames"]
     print(
         f"{frames} frames, people in {measured['people']} of them; {rows[-1][0]:.0f} s by the "
@@ -82,10 +82,11 @@ def tell(measured: dict) -> None:
     for stage in dict.fromkeys(row[1] for row in rows):
         done, memory = np.array([row[2:] for row in rows if row[1] == stage]).T
         line = f"{stage:>16}: at most {memory.max():6.0f} MB, at its end {memory[-1]:6.0f} MB"
-        late = done >= done.max() / 2
-        if done.max() and late.sum() > 10:
-            share = done[late] / done.max() * frames
-            line += f", {1000 * np.polyfit(share, memory[late], 1)[0]:+.1f} MB a thousand frames"
+        third, last = (memory[(done > a * done.max()) & (done <= b * done.max())]
+                       for a, b in ((0.5, 0.75), (0.75, 1.0)))  # fmt: skip
+        if len(third) > 4 and len(last) > 4:
+            growth = 4000 / frames * (np.median(last) - np.median(third))
+            line += f", {growth:+.1f} MB a thousand frames"
         print(line)
     print(f"at most {max(row[3] for row in rows):.0f} MB")
 

@@ -30,6 +30,9 @@ from ropetp_cli.video.reader import VideoReader, true_fps
 
 #: Someone lost is searched for this long, s, if seen this well and this long before.
 SEARCH_SECONDS = 0.5
+#: Who is covered by others to this share is hidden and not searched for; whoever is not found in
+#: so many frames is searched for in the 8th, 16th, ... alone.
+COVERED, TRIES = 0.6, 6
 #: A gap this short, s, is closed where place and looks agree; a longer one, up to
 #: JOIN_SECONDS, only where the looks are the same beyond doubt.
 GAP_SECONDS, JOIN_SECONDS = 1.0, 3.0
@@ -270,7 +273,10 @@ class _Collector:
         center, edge = (box[:2] + box[2:]) / 2, 0.25 * (box[2:] - box[:2])
         inside = (center > edge).all() and (center < frame.shape[1::-1] - edge).all()
         scores = fragment.last(self.patience)[:, 4]
-        if inside and len(scores) == self.patience and np.median(scores) >= SURE:
+        gone = index - fragment.frames[-1]
+        due = gone <= TRIES or not gone & (gone - 1)
+        due = due and _covered(box, taken.boxes) <= COVERED
+        if inside and due and len(scores) == self.patience and np.median(scores) >= SURE:
             return _match(box, _untaken(self.detector.search(frame, box), taken), 0.3)
         return None
 
@@ -284,6 +290,13 @@ def _predicted_box(fragment: _Fragment, index: int) -> np.ndarray:
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     speed = np.polyfit(frames - frames[-1], centers, 1)[0]
     return boxes[-1] + np.tile(speed, 2) * (index - frames[-1])
+
+
+def _covered(box: np.ndarray, others: np.ndarray) -> float:
+    """The largest share of ``box`` [4] that one of ``others`` [P, 4] covers."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    return float(shared.max(initial=0.0) / max((box[2:] - box[:2]).prod(), 1e-9))
 
 
 def _match(box: np.ndarray, found: Detections, least: float) -> Detections | None:
