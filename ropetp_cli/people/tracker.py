@@ -2,14 +2,15 @@
 
 The detector's tracker gives fragments. They are mended in this order: a person lost from one
 frame to the next is searched for close up, fragments are split at scene cuts, identities that
-were exchanged where two people crossed are exchanged back by their looks, fragments of one person
-are joined, doubtful and short ones are dropped, gaps are filled and boxes smoothed.
+were exchanged where two people crossed are exchanged back by their looks, fragments are split
+wherever the tracker may have gone over to somebody else, those of one person are joined, doubtful
+and short ones are dropped, gaps are filled and boxes smoothed.
 """
 
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -37,7 +38,11 @@ COVERED, TRIES = 0.6, 6
 #: JOIN_SECONDS, only where the looks are the same beyond doubt.
 GAP_SECONDS, JOIN_SECONDS = 1.0, 3.0
 #: Agreement of looks (Bhattacharyya coefficient, 0..1) for a short and for a long gap.
-SIMILAR, SAME_LOOKS = 0.6, 0.85
+SIMILAR, SAME_LOOKS = 0.75, 0.85
+#: Where a box overlaps another by NEAR, looks that agree less than LIKE_BEFORE with those just
+#: before are somebody else's, and whoever is gone for MISSED s may come back as somebody else;
+#: alone, only who is gone for ABSENT s.
+NEAR, LIKE_BEFORE, MISSED, ABSENT = 0.1, 0.82, 0.1, 0.5
 #: How much better an exchange of identities must fit the looks than no exchange.
 EXCHANGE_MARGIN = 0.3
 #: Boxes that overlap by more hide each other's looks.
@@ -416,6 +421,7 @@ def _finish(stream: _Stream, reader: VideoReader, min_seconds: float) -> Trackin
     fps, name = result.fps, reader.path.name
     pieces = [part for piece in stream.pieces for part in _split(piece, stream.cuts)]
     _exchange_back(pieces, fps)
+    pieces = _one_person_each(pieces, fps)
     pieces = _without_doubles(_join(pieces, fps, stream.cuts))
     kept, doubtful, short = [], [], []
     for piece in pieces:
@@ -463,6 +469,45 @@ def _split(piece: _Piece, cuts: list[int]) -> Iterator[_Piece]:
     scene = np.searchsorted(cuts, piece.frames, side="right")
     for number in np.unique(scene):
         yield piece.where(scene == number)
+
+
+def _one_person_each(pieces: list[_Piece], fps: float) -> list[_Piece]:
+    """Cut pieces where the tracker may have gone over from one person to another."""
+    span = max(3, round(fps / 4))
+    out = []
+    for piece, near in zip(pieces, _near_others(pieces), strict=True):
+        count, gap = len(piece), np.diff(piece.frames) / fps
+        at = np.arange(1, count)  # a cut before row 1, 2, ...
+        sums = np.concatenate([np.zeros((1, _LOOK)), piece.looks.cumsum(axis=0, dtype=float)])
+        low, high = np.maximum(at - span, 0), np.minimum(at + span, count)
+        before = (sums[at] - sums[low]) / (at - low)[:, None]
+        after = (sums[high] - sums[at]) / (high - at)[:, None]
+        like = np.sqrt(np.maximum(before * after, 0)).sum(axis=1)
+        together = np.concatenate([[0], near.cumsum()])
+        beside = together[high] > together[low]
+        cuts = set(at[(gap > ABSENT) | (beside & (gap > MISSED))].tolist())
+        changed = beside & (like < LIKE_BEFORE) & (at >= 3) & (count - at >= 3)
+        for row in at[changed][np.argsort(like[changed], kind="stable")].tolist():
+            if all(abs(row - cut) >= span for cut in cuts):
+                cuts.add(row)
+        edges = [0, *sorted(cuts), count]
+        out += [_Piece(piece.frames[a:b], piece.rows[a:b]) for a, b in pairwise(edges)]
+    return out
+
+
+def _near_others(pieces: list[_Piece]) -> list[np.ndarray]:
+    """For every row of every piece, whether its box overlaps another's, bool [n]."""
+    lengths = [len(piece) for piece in pieces]
+    if not lengths:
+        return []
+    frames = np.concatenate([piece.frames for piece in pieces])
+    boxes = np.concatenate([piece.boxes for piece in pieces])
+    near, order = np.zeros(len(frames), dtype=bool), np.argsort(frames, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(frames[order])) + 1):
+        overlap = box_iou(boxes[rows], boxes[rows])
+        np.fill_diagonal(overlap, 0)
+        near[rows] = overlap.max(axis=1) > NEAR
+    return np.split(near, np.cumsum(lengths)[:-1])
 
 
 def _exchange_back(pieces: list[_Piece], fps: float) -> None:
@@ -560,7 +605,7 @@ def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> fl
     needed = SIMILAR if gap <= GAP_SECONDS else SAME_LOOKS
     if away > reach or grown > np.log(1.8) or looks < needed:
         return None
-    return away / reach + (1 - looks) + gap / JOIN_SECONDS
+    return 0.5 * away / reach + 4 * (1 - looks) + 0.3 * gap / JOIN_SECONDS
 
 
 def _place_at(frames: np.ndarray, boxes: np.ndarray, when: float) -> tuple[np.ndarray, float]:
