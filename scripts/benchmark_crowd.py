@@ -204,8 +204,8 @@ def crossings(truth: Truth) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="One crowd each.")
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="One crowd each.")
     parser.add_argument("--keep", type=Path, help="Keep the last crowd's video.")
     told = parser.parse_args()
     detector = Detector()

@@ -174,6 +174,8 @@ class _Piece:
         return _Piece(self.frames[mask], self.rows[mask])
 
     def joined(self, other: "_Piece") -> "_Piece":
+        """This one and then what of ``other`` is later."""
+        other = other.where(other.frames > self.frames[-1]) if len(self) else other
         return _Piece(
             np.concatenate([self.frames, other.frames]), np.concatenate([self.rows, other.rows])
         )
@@ -567,10 +569,15 @@ def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
     """Join fragments of one person, the surest pairs first."""
     pieces = sorted(pieces, key=lambda piece: piece.frames[0])
     starts = np.array([piece.frames[0] for piece in pieces])
+    span = max(3, round(fps / 4))
     costs: list[tuple[float, int, int]] = []
     for a, piece in enumerate(pieces):
-        low, high = piece.frames[-1], piece.frames[-1] + JOIN_SECONDS * fps
+        # Cut where looks change, pieces of one person may overlap by some frames.
+        low = max(piece.frames[-1] - span, piece.frames[0])
+        high = piece.frames[-1] + JOIN_SECONDS * fps
         for b in range(*np.searchsorted(starts, (low, high), side="right")):
+            if pieces[b].frames[-1] <= piece.frames[-1]:
+                continue
             if (cost := _join_cost(piece, pieces[b], fps, cuts)) is not None:
                 costs.append((cost, a, b))
     after: dict[int, int] = {}
@@ -590,7 +597,7 @@ def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
 
 def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> float | None:
     """How badly ``second`` continues ``first``; None where it can't."""
-    gap = (second.frames[0] - first.frames[-1]) / fps
+    gap = max(0.0, (second.frames[0] - first.frames[-1]) / fps)
     if any(first.frames[-1] < cut <= second.frames[0] for cut in cuts):
         return None
     span = max(3, round(fps / 4))
