@@ -1,15 +1,15 @@
 """Batches on a real Ray cluster of two nodes on this machine."""
 
+import importlib
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
-import test_storage
+import test_storage  # noqa: F401  registers a store
 from test_pipeline import photo
 
 from ropetp_cli import batch
@@ -27,8 +27,7 @@ TOLD = vars(CaptureOptions(steps=5, formats=("npz",), previews=(), device="cpu")
 def cluster():
     from ray.cluster_utils import Cluster
 
-    for module in (sys.modules[__name__], test_storage):
-        ray.cloudpickle.register_pickle_by_value(module)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1)
     yield nodes
@@ -98,12 +97,12 @@ def test_lost_workers_lose_nothing_of_far_runs(cluster, videos, tmp_path, monkey
     (root / "in").mkdir(parents=True)
     shutil.copy(videos[0], root / "in" / "0.mp4")
 
-    def reach_store() -> None:
-        os.environ["BUCKET"] = str(root)
-        fsspec.register_implementation("bucket", test_storage.Bucket, clobber=True)
+    tests = str(Path(__file__).parent)
 
     def work(job: Job, told, force, progress):
-        reach_store()
+        os.environ["BUCKET"] = str(root)
+        sys.path.insert(0, tests)
+        importlib.import_module("test_storage")  # registers the store
         mark = root / "killed"
 
         def kill(stage, total):
