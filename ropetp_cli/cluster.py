@@ -1,17 +1,20 @@
 """The same work on a Ray cluster: one task a video, lost workers retried.
 
-Paths are those of a file system that all nodes see. A video whose worker or node is lost goes on,
-on another one, from the stages stored in its run directory; results do not depend on where they
-were computed, given the same kind of device.
+Paths are those of a file system that all nodes see, or URLs of an object store. A video whose
+worker or node is lost goes on, on another one, from the stages stored in its run directory; results
+do not depend on where they were computed, given the same kind of device.
 """
 
 import os
 import socket
 from collections.abc import Generator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ropetp_cli.batch import FAILED, Job, News, Outcome, Work, capture_one
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.storage import place
 
 #: How often a video is begun again when its worker is lost.
 RETRIES = 5
@@ -53,7 +56,7 @@ def capture_on_ray(
     pending = {}
     try:
         for number, job in jobs.items():
-            there = Job(os.path.abspath(job.video), os.path.abspath(job.run))
+            there = replace(job, video=_from_anywhere(job.video), run=_from_anywhere(job.run))
             pending[task.remote(work, there, _absolute(told), force)] = number
         while pending:
             ready, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
@@ -77,6 +80,11 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _from_anywhere(text: str) -> str:
+    there = place(text)
+    return os.path.abspath(there) if isinstance(there, Path) else text
 
 
 def _absolute(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,13 +38,14 @@ def discard_drafts(directory: Path) -> int:
     freed = 0
     for path in directory.glob(".*.part*"):
         owner = _DRAFT.fullmatch(path.name)
-        if owner and not _alive(int(owner[1])):
+        if owner and not is_alive(int(owner[1])):
             freed += path.lstat().st_size
             path.unlink(missing_ok=True)
     return freed
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs under that number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

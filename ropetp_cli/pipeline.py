@@ -44,7 +44,7 @@ from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
-from ropetp_cli.runs import fingerprint, ingredients, is_finished, last_report, run_key
+from ropetp_cli.runs import REPORT, fingerprint, ingredients, is_finished, last_report, run_key
 from ropetp_cli.stages import StageCache, Steps
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
 from ropetp_cli.trajectory.fusion import Sight, fuse_people
@@ -110,7 +110,7 @@ class Capture:
 
     @property
     def files(self) -> list[Path]:
-        return [self.out / name for name in [*self.report["files"], "report.json"]]
+        return [self.out / name for name in [*self.report["files"], REPORT]]
 
     @property
     def motions(self) -> list[Motion]:
@@ -159,7 +159,7 @@ def capture(
     before = last_report(out)
     source = fingerprint(video, before.get("source"))
     made_of = ingredients(asdict(options)) | {"video": source["sha256"]}
-    if not force and is_finished(out, before, run_key(made_of)):
+    if not force and is_finished(before, run_key(made_of), lambda name: (out / name).is_file()):
         return Capture(out, before)
     clock = Clock(progress)
     models = models or Models(options)
@@ -178,13 +178,20 @@ def capture(
         to_camera(answer, track, body, camera, people.fps)
         for answer, track in zip(answers, tracks, strict=True)
     ]
+    del answers  # an hour of them is 300 MB a person
     camera = find_gravity(camera, background, poses, tracks, people, options)
+    agreements = [
+        joint_agreement(pose.joints2d, track.keypoints, track.boxes)
+        for pose, track in zip(poses, tracks, strict=True)
+    ]
 
     fps = options.fps or (AMASS_FPS if options.npz_layout == "amass" else people.fps)
     scenes = [
         at_constant_rate(track, pose, people, camera, body, fps)
         for track, pose in zip(tracks, poses, strict=True)
     ]
+    del poses
+    (out / REPORT).unlink(missing_ok=True)  # it would speak of files that are being replaced
     with begin_overlay(video, scenes, camera, body, out, options) as overlay:
         scenes = stage(
             "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
@@ -195,7 +202,7 @@ def capture(
 
         files = write_motions(motions, body, out, options, clock)
         files += write_previews(video, motions, body, out, options, clock, overlay)
-    report = describe(people, camera, tracks, poses, scenes, motions, physics, body, options)
+    report = describe(people, camera, tracks, agreements, scenes, motions, physics, body, options)
     report |= {
         "key": run_key(made_of),
         "source": source,
@@ -203,7 +210,7 @@ def capture(
         "reused": stage.reused,
         "files": [path.name for path in files],
     }
-    write_json(report, out / "report.json")
+    write_json(report, out / REPORT)
     return Capture(out, report)
 
 
@@ -528,7 +535,7 @@ def describe(
     people: TrackingResult,
     camera: Camera,
     tracks: list[Track],
-    poses: list[PoseSequence],
+    agreements: list[dict[str, Any]],
     scenes: list[Scene],
     motions: list[Motion],
     physics: list[dict[str, Any]],
@@ -569,14 +576,14 @@ def describe(
                 "first_frame": int(track.frames[0]),
                 "last_frame": int(track.frames[-1]),
                 "output_frames": len(motion),
-                "joint_agreement": joint_agreement(pose.joints2d, track.keypoints, track.boxes),
+                "joint_agreement": agreement,
                 **motion_figures(motion),
                 "path_source": scene.path_source,
                 "highest_level_m": round(float(scene.level.max()), 2),
                 "physics": simulated,
             }
-            for track, pose, scene, motion, simulated in zip(
-                tracks, poses, scenes, motions, physics, strict=True
+            for track, agreement, scene, motion, simulated in zip(
+                tracks, agreements, scenes, motions, physics, strict=True
             )
         ],
     }

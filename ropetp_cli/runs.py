@@ -7,14 +7,19 @@ the video's bytes, the options, the weights, the body and the version.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropetp_cli import __version__
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.weights import read_manifest, sha256_of
 
+if TYPE_CHECKING:
+    from ropetp_cli.storage import Far
+
+#: What a finished run says of itself.
+REPORT = "report.json"
 #: Options that change how fast a run is, not what it gives.
 SPEED = ("batch_size",)
 
@@ -70,23 +75,20 @@ def run_key(made_of: Mapping[str, Any]) -> str:
     return digest({name: value for name, value in made_of.items() if name not in SPEED})
 
 
-def last_report(out: Path) -> dict[str, Any]:
+def last_report(out: "Path | Far") -> dict[str, Any]:
     """The report in ``out``, empty where there is none that can be read."""
     try:
-        report = json.loads((out / "report.json").read_text())
+        report = json.loads((out / REPORT).read_text())
         return report if isinstance(report, dict) else {}
     except (OSError, ValueError, RecursionError):  # none, or none of ours
         return {}
 
 
-def is_finished(out: Path, report: Mapping[str, Any], key: str) -> bool:
-    """Whether ``report`` is that of the run ``key`` and all its files are still in ``out``."""
+def is_finished(report: Mapping[str, Any], key: str, there: Callable[[str], bool]) -> bool:
+    """Whether ``report`` is that of the run ``key`` and all its files are still ``there``."""
     files = report.get("files")
     return (
         report.get("key") == key
         and isinstance(files, list)
-        and all(
-            isinstance(name, str) and Path(name).name == name and (out / name).is_file()
-            for name in files
-        )
+        and all(isinstance(name, str) and Path(name).name == name and there(name) for name in files)
     )

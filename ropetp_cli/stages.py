@@ -51,7 +51,8 @@ class StageCache:
         self.classes = {kind.__name__: kind for kind in classes}
         self.reused: list[str] = []
         discard_drafts(directory)
-        (directory / TAG).write_text(TAG_TEXT)
+        with atomic_path(directory / TAG) as temporary:
+            temporary.write_text(TAG_TEXT)
 
     def __call__(self, stage: str, work: Callable[..., T], *args: Any) -> T:
         """What ``work(*args)`` gives."""

@@ -1,8 +1,10 @@
 """What `ropetp batch` saves: python scripts/benchmark_batch.py CLIP [--clips 10] [--seconds 1.5]
+[--ray]
 
 Cuts short clips from CLIP, captures each with a `ropetp capture` of its own, one after another as
 a shell loop would, then all of them with one `ropetp batch`, and a second time with nothing left
 to do. Prints wall time and processor time of each and whether the motions are the same bytes.
+With --ray it compares Ray clusters of one node and of two, a core each, instead.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.video.writer import VideoWriter
@@ -49,6 +53,37 @@ def timed(name: str, commands: list[list[str]]) -> float:
     return wall
 
 
+def on_ray(work: Path, rest: list[str]) -> None:
+    """The clips in ``work`` on clusters of one and of two nodes; prints both and their ratio."""
+    from ray.cluster_utils import Cluster
+
+    walls = []
+    for nodes in (1, 2):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        for _ in range(nodes - 1):
+            cluster.add_node(num_cpus=1)
+        out = work / f"ray_{nodes}"
+        command = ["batch", str(work / "in"), "-o", str(out), "--ray", cluster.address, *rest]
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", RUN, *command], stdout=subprocess.DEVNULL)
+        walls.append(time.monotonic() - began)
+        spent = sum(sum(p.cpu_times()[:2]) for p in psutil.Process().children(recursive=True))
+        cluster.shutdown()
+        if done.returncode:
+            sys.exit(f"ropetp {' '.join(command)} failed")
+        name = f"Ray, {nodes} node{'s' * (nodes > 1)}"
+        print(f"{name}: {walls[-1]:.1f} s, {spent:.1f} s of processor time", flush=True)
+    same = alike(work / "ray_1", work / "ray_2")
+    print(f"two nodes are {walls[0] / walls[1]:.2f} times as fast as one; {same}")
+
+
+def alike(one: Path, other: Path) -> str:
+    """How many motions below ``one`` are the same bytes below ``other``."""
+    motions = [path for path in sorted(one.rglob("*.npz")) if path.parent.name != "cache"]
+    same = sum(p.read_bytes() == (other / p.relative_to(one)).read_bytes() for p in motions)
+    return f"{same} of {len(motions)} motions are the same bytes"
+
+
 RUN = "from ropetp_cli.cli import main; main()"
 
 
@@ -58,26 +93,24 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--jobs", default="1")
+    parser.add_argument("--ray", action="store_true", help="Needs ropetp[ray].")
     parser.add_argument("rest", nargs="*", help="more options for capture, after --")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "in").mkdir()
         clips = cut(told.clip, work / "in", told.clips, told.seconds)
+        if told.ray:
+            on_ray(work, told.rest)
+            return
         loop = [["capture", str(clip), "-o", str(work / "loop" / f"{clip.stem}_ropetp"),
                  *told.rest] for clip in clips]  # fmt: skip
         batch = ["batch", str(work / "in"), "-o", str(work / "batch"), "--jobs", told.jobs]
         alone = timed(f"capture, {len(clips)} times", loop)
         together = timed("batch", [[*batch, *told.rest]])
         timed("batch again", [[*batch, *told.rest]])
-        motions = sorted((work / "loop").rglob("*.npz"))
-        motions = [path for path in motions if path.parent.name != "cache"]
-        same = sum(
-            path.read_bytes() == (work / "batch" / path.relative_to(work / "loop")).read_bytes()
-            for path in motions
-        )
-        print(f"batch is {alone / together:.2f} times as fast; {same} of {len(motions)} motions "
-              "are the same bytes")  # fmt: skip
+        same = alike(work / "loop", work / "batch")
+        print(f"batch is {alone / together:.2f} times as fast; {same}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Batches on a real Ray cluster of two nodes on this machine."""
 
+import importlib
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import test_storage  # noqa: F401  registers a store
 from test_pipeline import photo
 
 from ropetp_cli import batch
@@ -73,13 +76,56 @@ def test_lost_workers_lose_nothing(cluster, videos, tmp_path):
     assert len(list((tmp_path / "far").glob("*.killed"))) == len(jobs)
     for number, job in jobs.items():
         assert batch.last_report(Path(job.run))["reused"] == ["people"]
-        names = sorted(path.name for path in Path(job.run).glob("person_*.npz"))
-        assert names
-        for name in names:
-            with np.load(Path(job.run) / name) as far, \
-                    np.load(Path(local[number].run) / name) as near:  # fmt: skip
-                for key in near.files:
-                    np.testing.assert_array_equal(far[key], near[key], err_msg=key)
+        assert_same_motions(Path(job.run), Path(local[number].run))
+
+
+def assert_same_motions(far: Path, near: Path) -> None:
+    names = sorted(path.name for path in near.glob("person_*.npz"))
+    assert names and names == sorted(path.name for path in far.glob("person_*.npz"))
+    for name in names:
+        with np.load(far / name) as one, np.load(near / name) as other:
+            for key in other.files:
+                np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def test_lost_workers_lose_nothing_of_far_runs(cluster, videos, tmp_path, monkeypatch):
+    """Nodes that share nothing but a store, which a worker of one leaves in the middle."""
+    from ropetp_cli.cluster import capture_on_ray
+
+    near, root = Job(str(videos[0]), str(tmp_path / "local")), tmp_path / "store"
+    assert capture_one(near, TOLD).result == batch.DONE
+    (root / "in").mkdir(parents=True)
+    shutil.copy(videos[0], root / "in" / "0.mp4")
+
+    tests = str(Path(__file__).parent)
+
+    def work(job: Job, told, force, progress):
+        os.environ["BUCKET"] = str(root)
+        sys.path.insert(0, tests)
+        importlib.import_module("test_storage")  # registers the store
+        mark = root / "killed"
+
+        def kill(stage, total):
+            if stage == "pose" and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return batch._reporter(lambda news: None, 0)(stage, total)
+
+        return capture_one(job, told, force, kill)
+
+    monkeypatch.setenv("BUCKET", str(root))
+    out = batch.place("bucket://out")
+    ledger = batch.Ledger(batch.find_jobs(batch.place("bucket://in"), out), TOLD, out)
+    news = capture_on_ray({0: ledger.jobs[0]}, TOLD, address=cluster.address, work=work)
+    outcomes = [item.outcome for item in batch.follow(news, ledger)]
+    assert [outcome.result for outcome in outcomes] == [batch.DONE], outcomes
+    assert (root / "killed").exists()
+    run = root / "out" / "0_ropetp"
+    assert batch.last_report(run)["reused"] == ["people"]
+    assert_same_motions(run, Path(near.run))
+    again = batch.Ledger(ledger.jobs, TOLD, out)
+    again.settle_finished()
+    assert again.counts == {batch.BEFORE: 1}
 
 
 def test_a_video_that_always_kills_its_worker_fails_alone(cluster, videos, tmp_path):

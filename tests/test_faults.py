@@ -111,6 +111,27 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_half(tmp_path, name, room)
     assert [other.name for other in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_is_read_only_is_one_line(tmp_path, name):
+    cv2.setNumThreads(1)
+    WRITERS[name](tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    tmp_path.chmod(0o555)
+
+    def write() -> None:
+        os.chdir(tmp_path)
+        if os.geteuid() == 0:
+            os.setuid(65534)  # to whom modes matter
+        WRITERS[name](Path(name))
+
+    try:
+        assert in_child(write) == 3
+    finally:
+        tmp_path.chmod(0o755)
+    assert (tmp_path / name).read_bytes() == before
+    assert [other.name for other in tmp_path.iterdir()] == [name]
+
+
 def test_writers_killed_at_random_moments(tmp_path):
     cv2.setNumThreads(1)
     chance = random.Random(0)

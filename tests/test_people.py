@@ -384,6 +384,21 @@ def test_exchanged_ids_are_exchanged_back(tmp_path):
         np.testing.assert_allclose(track.boxes, [true(k) for k in range(60)], atol=3)
 
 
+def test_a_track_that_goes_over_to_another_person_is_cut(tmp_path):
+    """Where two cross, one's number goes to the other, who had his own, and he gets a new one."""
+    left, right = walker(20, 4), walker(260, -4, y0=64)
+    people = [
+        Person(left, (40, 40, 220), lambda k: 1 if k < 30 else 3),
+        Person(right, (60, 230, 60), lambda k: 2 if k < 30 else 1),
+    ]
+    tracks = follow(tmp_path, people, 60).tracks
+    assert len(tracks) == 2
+    for person in (left, right):
+        true = np.array([person(k) for k in range(60)])
+        ends = [box_iou(true[[0, -1]], t.boxes[[0, -1]]).diagonal() for t in tracks if len(t) == 60]
+        assert max(pair.min() for pair in ends) > 0.8
+
+
 def test_ids_that_were_right_stay(tmp_path):
     left, right = walker(20, 4), walker(260, -4, y0=64)
     people = [

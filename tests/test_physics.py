@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter1d
 
 from ropetp_cli.body.model import BodyData, load_body
-from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, local_to_global
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    forward_kinematics,
+    local_to_global,
+    matrix_to_axis_angle,
+)
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.physics import simulate
+from ropetp_cli.physics import imitation, simulate
 from ropetp_cli.physics.footing import body_points, find_footing, move_feet, runs
 from ropetp_cli.physics.humanoid import GRAVITY, build_humanoid
 from ropetp_cli.physics.imitation import Reference, measure
@@ -332,6 +338,37 @@ def test_a_somersault_does_not_cost_the_rest(body: BodyData, rest: np.ndarray) -
     assert np.median(np.abs(lowest[:35])) < 0.01 and np.median(np.abs(lowest[95:])) < 0.01
     speed = np.linalg.norm(np.diff(result.path - path, axis=0), axis=1) * FPS
     assert speed.max() < 0.6  # and nothing jumps where they join
+
+
+def test_windows_give_what_the_whole_gives(body: BodyData, rest: np.ndarray, monkeypatch) -> None:
+    """Within 0.1 mm and 0.1 degrees, for a walk with the noise of an estimate."""
+    sole = build_humanoid(rest, body).sole
+    rotations, path, contacts = walk(rest, sole, 9.0)
+    rng = np.random.default_rng(0)
+    path = path + gaussian_filter1d(rng.normal(0, 0.01, path.shape), 2, axis=0) + [0, 0.02, 0]
+    shake = gaussian_filter1d(rng.normal(0, 0.05, (len(path), 24, 3)), 1.5, axis=0)
+    rotations = rotations @ axis_angle_to_matrix(shake)
+    whole = simulate(rotations, path, rest, contacts, FPS, body, np.zeros(10))
+    assert whole.applied, whole.message
+    monkeypatch.setattr(imitation, "WINDOW", 2.5)
+    parts = simulate(rotations, path, rest, contacts, FPS, body, np.zeros(10))
+    assert not np.array_equal(parts.path, whole.path)  # they were made in another way
+    assert np.abs(parts.path - whole.path).max() < 1e-4
+    off = matrix_to_axis_angle(np.swapaxes(whole.rotations, -1, -2) @ parts.rotations)
+    assert np.degrees(np.linalg.norm(off, axis=-1)).max() < 0.1
+    np.testing.assert_array_equal(parts.contacts, whole.contacts)
+
+
+@pytest.mark.parametrize("start", [0, 7])
+@pytest.mark.parametrize("count", [4, 20, 74, 75, 76, 1000])
+def test_windows_cover_every_frame_once(start: int, count: int, monkeypatch) -> None:
+    monkeypatch.setattr(imitation, "WINDOW", 2.0)
+    parts = imitation._windows(start, start + count, FPS)
+    taken = np.concatenate([np.arange(own.start, own.stop) for _, own in parts])
+    np.testing.assert_array_equal(taken, np.arange(start, start + count))
+    for span, own in parts:
+        assert start <= span.start <= own.start < own.stop <= span.stop <= start + count
+        assert own.stop - own.start >= min(count, 25) and span.stop - span.start <= 75 + 100
 
 
 def test_only_usable_frames_change(body: BodyData, rest: np.ndarray) -> None:

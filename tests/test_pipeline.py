@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from ropetp_cli import load_motion, pipeline
 from ropetp_cli.assembly import (
     Scene,
+    assemble_motion,
     make_timeline,
     place_in_one_world,
     steady_in_view,
@@ -25,7 +26,7 @@ from ropetp_cli.assembly import (
 from ropetp_cli.body.model import load_body
 from ropetp_cli.cli import group, main
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.motion import PoseSequence, Track
+from ropetp_cli.motion import Camera, PoseSequence, Track
 from ropetp_cli.pipeline import CaptureOptions, capture
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.video.writer import VideoWriter
@@ -354,26 +355,40 @@ def test_one_world_keeps_people_as_far_apart_as_the_camera_saw():
     np.testing.assert_allclose((second - first)[0], [1.5, 0, 1.0], atol=1e-9)
 
 
+def scene_of(joints2d: np.ndarray, seen: np.ndarray) -> Scene:
+    """Somebody at 30 frames/s whose joints are at ``joints2d`` [N, 24, 2] px, in rest."""
+    count, frames = len(seen), np.arange(len(seen))
+    poses = PoseSequence(
+        np.tile(np.eye(3), (count, 24, 1, 1)), np.zeros((count, 10)), np.zeros((count, 24, 3)),
+        np.zeros((count, 3)), joints2d, np.ones((count, 24)),
+    )  # fmt: skip
+    track = Track(1, frames, np.tile([0.0, 0, 9, 9], (count, 1)), np.ones(count),
+                  np.zeros((count, 17, 3)), seen)  # fmt: skip
+    turn = np.tile(np.eye(3), (count, 1, 1))
+    return Scene.from_camera(
+        track, poses, make_timeline(frames / 30, 30.0), turn, np.zeros((24, 3))
+    )
+
+
+def test_hidden_spans_are_filled_and_marked():
+    seen = np.ones(60, bool)
+    seen[20:50] = False
+    scene = scene_of(np.full((60, 24, 2), 50.0), seen)
+    motion = assemble_motion(scene, Camera(100.0, np.zeros(2), np.eye(3)[None]), "body")
+    assert len(motion) == 60 and np.isfinite(motion.joints).all()
+    np.testing.assert_array_equal(motion.confidence, seen.astype(float))
+
+
 def test_physics_runs_where_a_person_is_in_view_on_one_level():
     count, size = 60, (100, 100)
     joints2d = np.full((count, 24, 2), 50.0)
     joints2d[:10, 3] = -20.0
     joints2d[20:22, 20] = 150.0  # a hand is out for an instant
-    turn = np.tile(np.eye(3), (count, 1, 1))
-    poses = PoseSequence(
-        np.tile(np.eye(3), (count, 24, 1, 1)), np.zeros((count, 10)), np.zeros((count, 24, 3)),
-        np.zeros((count, 3)), joints2d, np.ones((count, 24)),
-    )  # fmt: skip
-    frames = np.arange(count)
-    track = Track(1, frames, np.tile([0.0, 0, 9, 9], (count, 1)), np.ones(count),
-                  np.zeros((count, 17, 3)), np.ones(count, bool))  # fmt: skip
-    scene = Scene.from_camera(
-        track, poses, make_timeline(frames / 30, 30.0), turn, np.zeros((24, 3))
-    )
+    scene, frames = scene_of(joints2d, np.ones(count, bool)), np.arange(count)
     scene.level[:] = np.interp(frames, [40, 50], [1.0, 0.0])
     usable = steady_in_view(scene, size)
     assert usable.tolist() == [False] * 10 + [True] * 31 + [False] * 10 + [True] * 9
-    sure = trust(poses, size)
+    sure = trust(scene.poses, size)
     assert sure[0] == pytest.approx((23 / 24) ** 2) and sure[15] == 1
 
 

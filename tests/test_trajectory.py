@@ -43,6 +43,7 @@ from ropetp_cli.training.mocap import (
     turn,
 )
 from ropetp_cli.training.trajectory import TrajTraining, train, validation_clips
+from ropetp_cli.trajectory import sampling
 from ropetp_cli.trajectory.denoiser import (
     CONDITIONS,
     OUTPUTS,
@@ -375,6 +376,20 @@ def test_regenerated_path_of_any_length(count):
     # Wherever windows meet, the pinned foot stands still: the path is the true one.
     assert np.abs(result.path - (root - [0, TOE_HEIGHT, 0])).max() < 1e-3
     assert result.contacts.min() > 0.8
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_windows_give_what_the_whole_gives(monkeypatch, at_once):
+    """Within a micrometre, however many windows of the sequence are in memory at a time."""
+    joints, _ = swaying(200)
+    torch.manual_seed(0)
+    model = TrajDenoiser(TINY)
+    whole = regenerate_path(model, joints, 30.0, steps=5)
+    monkeypatch.setattr(sampling, "WINDOWS_AT_ONCE", at_once)
+    parts = regenerate_path(model, joints, 30.0, steps=5)
+    assert np.ptp(whole.path, axis=0).max() > 0.01
+    np.testing.assert_allclose(parts.path, whole.path, atol=1e-6)
+    np.testing.assert_allclose(parts.contacts, whole.contacts, atol=1e-5)
 
 
 @pytest.mark.parametrize("fps", [12.5, 29.97, 59.94, 120.0])

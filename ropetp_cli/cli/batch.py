@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
+@click.argument("directory", metavar="DIRECTORY|URL")
+@click.option("-o", "--out", metavar="DIR|URL",
               help="Where the run directories go; beside each video if not given.")  # fmt: skip
 @capture_options
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Videos at a time; they share this machine's cores.")  # fmt: skip
 @click.option("--ray", metavar="ADDRESS|auto", help="Hand the videos to a Ray cluster instead "
-              "(ropetp[ray]; all nodes see the same paths).")  # fmt: skip
+              "(ropetp[ray]; all nodes see the same paths, or URLs).")  # fmt: skip
 @click.option("--force", is_flag=True, help="Capture again what is finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No live table.")
 def command(
-    directory: Path,
-    out: Path | None,
+    directory: str,
+    out: str | None,
     jobs: int,
     ray: str | None,
     force: bool,
@@ -39,7 +38,7 @@ def command(
     quiet: bool,
     **options,
 ) -> None:
-    """Capture every video below DIRECTORY.
+    """Capture every video below DIRECTORY, which may be an fsspec URL (s3://, gs://, ...).
 
     Finished ones are recognised by their content, options and weights and skipped; a failed one
     does not stop the rest; what is stopped goes on where it was. The summary is also written to
@@ -50,9 +49,10 @@ def command(
     from rich.live import Live
 
     from ropetp_cli.batch import FAILED, NOBODY, Ledger, capture_here, find_jobs, follow
-    from ropetp_cli.files import writable_directory
+    from ropetp_cli.storage import place, writable
 
-    ledger = Ledger(find_jobs(directory, out), options, writable_directory(out or directory))
+    source, target = place(directory), place(out) if out else None
+    ledger = Ledger(find_jobs(source, target), options, writable(target or source))
     if not force:
         ledger.settle_finished()
     todo = {number: ledger.jobs[number] for number in ledger.open}
@@ -63,7 +63,7 @@ def command(
     else:
         news = capture_here(todo, options, force, jobs)
     console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    view = View(ledger, directory)
+    view = View(ledger)
     with (
         Live(console=console, auto_refresh=False, transient=True) as live,
         closing(follow(news, ledger)) as followed,
@@ -85,8 +85,8 @@ def command(
 class View:
     """The table of a batch: one row a video."""
 
-    def __init__(self, ledger: "Ledger", directory: Path):
-        self.ledger, self.directory = ledger, directory
+    def __init__(self, ledger: "Ledger"):
+        self.ledger = ledger
         self._running: dict[int, News] = {}
         self._began = time.monotonic()
 
@@ -125,7 +125,7 @@ class View:
         from ropetp_cli.cli.progress import STAGE_NAMES
 
         job = self.ledger.jobs[number]
-        name = escape(str(Path(job.video).relative_to(self.directory)))
+        name = escape(job.name)
         if (outcome := self.ledger.outcomes.get(number)) is not None:
             colour = {"failed": "red", "nobody found": "yellow"}.get(outcome.result, "green")
             figures = [str(value or "") for value in (outcome.people, outcome.frames)]

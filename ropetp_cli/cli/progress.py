@@ -15,6 +15,7 @@ from rich.progress import (
 from rich.text import Text
 
 STAGE_NAMES = {
+    "fetch": "Fetching the video",
     "people": "Finding people",
     "pose": "Estimating poses",
     "path": "Regenerating paths",

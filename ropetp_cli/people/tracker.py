@@ -2,14 +2,15 @@
 
 The detector's tracker gives fragments. They are mended in this order: a person lost from one
 frame to the next is searched for close up, fragments are split at scene cuts, identities that
-were exchanged where two people crossed are exchanged back by their looks, fragments of one person
-are joined, doubtful and short ones are dropped, gaps are filled and boxes smoothed.
+were exchanged where two people crossed are exchanged back by their looks, fragments are split
+wherever the tracker may have gone over to somebody else, those of one person are joined, doubtful
+and short ones are dropped, gaps are filled and boxes smoothed.
 """
 
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -30,11 +31,18 @@ from ropetp_cli.video.reader import VideoReader, true_fps
 
 #: Someone lost is searched for this long, s, if seen this well and this long before.
 SEARCH_SECONDS = 0.5
+#: Who is covered by others to this share is hidden and not searched for; whoever is not found in
+#: so many frames is searched for in the 8th, 16th, ... alone.
+COVERED, TRIES = 0.6, 6
 #: A gap this short, s, is closed where place and looks agree; a longer one, up to
 #: JOIN_SECONDS, only where the looks are the same beyond doubt.
 GAP_SECONDS, JOIN_SECONDS = 1.0, 3.0
 #: Agreement of looks (Bhattacharyya coefficient, 0..1) for a short and for a long gap.
-SIMILAR, SAME_LOOKS = 0.6, 0.85
+SIMILAR, SAME_LOOKS = 0.75, 0.85
+#: Where a box overlaps another by NEAR, looks that agree less than LIKE_BEFORE with those just
+#: before are somebody else's, and whoever is gone for MISSED s may come back as somebody else;
+#: alone, only who is gone for ABSENT s.
+NEAR, LIKE_BEFORE, MISSED, ABSENT = 0.1, 0.82, 0.1, 0.5
 #: How much better an exchange of identities must fit the looks than no exchange.
 EXCHANGE_MARGIN = 0.3
 #: Boxes that overlap by more hide each other's looks.
@@ -166,6 +174,8 @@ class _Piece:
         return _Piece(self.frames[mask], self.rows[mask])
 
     def joined(self, other: "_Piece") -> "_Piece":
+        """This one and then what of ``other`` is later."""
+        other = other.where(other.frames > self.frames[-1]) if len(self) else other
         return _Piece(
             np.concatenate([self.frames, other.frames]), np.concatenate([self.rows, other.rows])
         )
@@ -270,7 +280,10 @@ class _Collector:
         center, edge = (box[:2] + box[2:]) / 2, 0.25 * (box[2:] - box[:2])
         inside = (center > edge).all() and (center < frame.shape[1::-1] - edge).all()
         scores = fragment.last(self.patience)[:, 4]
-        if inside and len(scores) == self.patience and np.median(scores) >= SURE:
+        gone = index - fragment.frames[-1]
+        due = gone <= TRIES or not gone & (gone - 1)
+        due = due and _covered(box, taken.boxes) <= COVERED
+        if inside and due and len(scores) == self.patience and np.median(scores) >= SURE:
             return _match(box, _untaken(self.detector.search(frame, box), taken), 0.3)
         return None
 
@@ -284,6 +297,13 @@ def _predicted_box(fragment: _Fragment, index: int) -> np.ndarray:
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     speed = np.polyfit(frames - frames[-1], centers, 1)[0]
     return boxes[-1] + np.tile(speed, 2) * (index - frames[-1])
+
+
+def _covered(box: np.ndarray, others: np.ndarray) -> float:
+    """The largest share of ``box`` [4] that one of ``others`` [P, 4] covers."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    return float(shared.max(initial=0.0) / max((box[2:] - box[:2]).prod(), 1e-9))
 
 
 def _match(box: np.ndarray, found: Detections, least: float) -> Detections | None:
@@ -403,6 +423,7 @@ def _finish(stream: _Stream, reader: VideoReader, min_seconds: float) -> Trackin
     fps, name = result.fps, reader.path.name
     pieces = [part for piece in stream.pieces for part in _split(piece, stream.cuts)]
     _exchange_back(pieces, fps)
+    pieces = _one_person_each(pieces, fps)
     pieces = _without_doubles(_join(pieces, fps, stream.cuts))
     kept, doubtful, short = [], [], []
     for piece in pieces:
@@ -452,6 +473,45 @@ def _split(piece: _Piece, cuts: list[int]) -> Iterator[_Piece]:
         yield piece.where(scene == number)
 
 
+def _one_person_each(pieces: list[_Piece], fps: float) -> list[_Piece]:
+    """Cut pieces where the tracker may have gone over from one person to another."""
+    span = max(3, round(fps / 4))
+    out = []
+    for piece, near in zip(pieces, _near_others(pieces), strict=True):
+        count, gap = len(piece), np.diff(piece.frames) / fps
+        at = np.arange(1, count)  # a cut before row 1, 2, ...
+        sums = np.concatenate([np.zeros((1, _LOOK)), piece.looks.cumsum(axis=0, dtype=float)])
+        low, high = np.maximum(at - span, 0), np.minimum(at + span, count)
+        before = (sums[at] - sums[low]) / (at - low)[:, None]
+        after = (sums[high] - sums[at]) / (high - at)[:, None]
+        like = np.sqrt(np.maximum(before * after, 0)).sum(axis=1)
+        together = np.concatenate([[0], near.cumsum()])
+        beside = together[high] > together[low]
+        cuts = set(at[(gap > ABSENT) | (beside & (gap > MISSED))].tolist())
+        changed = beside & (like < LIKE_BEFORE) & (at >= 3) & (count - at >= 3)
+        for row in at[changed][np.argsort(like[changed], kind="stable")].tolist():
+            if all(abs(row - cut) >= span for cut in cuts):
+                cuts.add(row)
+        edges = [0, *sorted(cuts), count]
+        out += [_Piece(piece.frames[a:b], piece.rows[a:b]) for a, b in pairwise(edges)]
+    return out
+
+
+def _near_others(pieces: list[_Piece]) -> list[np.ndarray]:
+    """For every row of every piece, whether its box overlaps another's, bool [n]."""
+    lengths = [len(piece) for piece in pieces]
+    if not lengths:
+        return []
+    frames = np.concatenate([piece.frames for piece in pieces])
+    boxes = np.concatenate([piece.boxes for piece in pieces])
+    near, order = np.zeros(len(frames), dtype=bool), np.argsort(frames, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(frames[order])) + 1):
+        overlap = box_iou(boxes[rows], boxes[rows])
+        np.fill_diagonal(overlap, 0)
+        near[rows] = overlap.max(axis=1) > NEAR
+    return np.split(near, np.cumsum(lengths)[:-1])
+
+
 def _exchange_back(pieces: list[_Piece], fps: float) -> None:
     """Undo exchanges of identity: two people touch, and afterwards each looks like the other."""
     for a, b in combinations(range(len(pieces)), 2):
@@ -498,17 +558,26 @@ def _look_between(piece: _Piece, low: float, high: float) -> np.ndarray | None:
 
 
 def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.array([box_iou(p[None], q[None])[0, 0] for p, q in zip(a, b, strict=True)])
+    """Intersection over union of boxes [N, 4] with the N others in the same rows, [N]."""
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    areas = sum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b))
+    return shared / np.maximum(areas - shared, 1e-9)
 
 
 def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
     """Join fragments of one person, the surest pairs first."""
     pieces = sorted(pieces, key=lambda piece: piece.frames[0])
     starts = np.array([piece.frames[0] for piece in pieces])
+    span = max(3, round(fps / 4))
     costs: list[tuple[float, int, int]] = []
     for a, piece in enumerate(pieces):
-        low, high = piece.frames[-1], piece.frames[-1] + JOIN_SECONDS * fps
+        # Cut where looks change, pieces of one person may overlap by some frames.
+        low = max(piece.frames[-1] - span, piece.frames[0])
+        high = piece.frames[-1] + JOIN_SECONDS * fps
         for b in range(*np.searchsorted(starts, (low, high), side="right")):
+            if pieces[b].frames[-1] <= piece.frames[-1]:
+                continue
             if (cost := _join_cost(piece, pieces[b], fps, cuts)) is not None:
                 costs.append((cost, a, b))
     after: dict[int, int] = {}
@@ -528,7 +597,7 @@ def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
 
 def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> float | None:
     """How badly ``second`` continues ``first``; None where it can't."""
-    gap = (second.frames[0] - first.frames[-1]) / fps
+    gap = max(0.0, (second.frames[0] - first.frames[-1]) / fps)
     if any(first.frames[-1] < cut <= second.frames[0] for cut in cuts):
         return None
     span = max(3, round(fps / 4))
@@ -543,7 +612,7 @@ def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> fl
     needed = SIMILAR if gap <= GAP_SECONDS else SAME_LOOKS
     if away > reach or grown > np.log(1.8) or looks < needed:
         return None
-    return away / reach + (1 - looks) + gap / JOIN_SECONDS
+    return 0.5 * away / reach + 4 * (1 - looks) + 0.3 * gap / JOIN_SECONDS
 
 
 def _place_at(frames: np.ndarray, boxes: np.ndarray, when: float) -> tuple[np.ndarray, float]:

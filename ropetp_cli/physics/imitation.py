@@ -74,6 +74,10 @@ BROKEN_SPEED = 200.0  # rad/s or m/s: no body moves so, the simulation has diver
 TRACKED_POSE = 0.08  # m mean change of pose
 RESTART = 0.2  # s left out before and after tracking is lost
 SHORTEST = 4  # frames that can be simulated
+#: s that are simulated at a time, so that a long motion needs no more memory than a short one; and
+#: by how much each part begins earlier and ends later than what is taken of it, after which it
+#: does not matter any more where it began.
+WINDOW, LEAD = 60.0, 2.0
 BLOCK, BLOCK_SLACK = 2.0, 4.0  # s that are judged together, and how much less strictly than all
 BLEND = 0.3  # s in which the simulated motion goes over into the estimated one
 #: N m a kilogram that a joint can produce; twice what athletes do, since these are a reference's.
@@ -148,7 +152,8 @@ def simulate(
     and the weight. ``progress(count)`` is told of every ``count`` frames done. Only ``usable`` [N]
     bool frames are simulated, all if not given.
 
-    The simulation starts anew where the root leaves the planted reference by 0.3 m. Of every two
+    The simulation starts anew where the root leaves the planted reference by 0.3 m, and goes over
+    long motions in overlapping windows, to the same result within a millimetre. Of every two
     seconds it is taken only if the pose changed by less than 80 mm and no figure got worse, and at
     all only if that is true of the whole and a figure got better; else the input comes back with
     ``applied`` False and the reason. The same input gives the same output. Raises RopeTPError for
@@ -175,7 +180,10 @@ def simulate(
             before or {}, after or {},
         )  # fmt: skip
 
-    parts = [slice(*run) for run in runs(usable) if run[1] - run[0] >= SHORTEST]
+    parts = [
+        part for start, end in runs(usable) if end - start >= SHORTEST
+        for part in _windows(start, end, fps)
+    ]  # fmt: skip
     if not parts:
         return untouched(
             f"{int(usable.sum())} frames are too few to simulate, at least {SHORTEST} are needed"
@@ -191,19 +199,21 @@ def simulate(
         rotations.copy(), path.copy(), contacts.copy(), np.zeros((count, 3)), np.zeros(count, bool)
     )
     while parts:
-        span = parts.pop()
+        span, own = parts.pop()
         planted, planned = plant(
             rotations[span], path[span], rest, humanoid.sole, footing.part(span), fps
         )
         reference = Reference(planted, planned, fps, humanoid)
         run = Imitation(humanoid, reference, footing.part(span), rest).run()
         if run.tracked.all():
-            whole.put(span, run)
+            whole.put(span, own, run)
         else:  # what was lost has bent the reference around it
-            parts += [
+            tracked = [
                 slice(span.start + start, span.start + end)
                 for start, end in runs(run.tracked) if end - start >= SHORTEST
             ]  # fmt: skip
+            kept = [slice(max(p.start, own.start), min(p.stop, own.stop)) for p in tracked]
+            parts += [(p, k) for p, k in zip(tracked, kept, strict=True) if k.start < k.stop]
     if progress is not None:
         progress(count)
     if not whole.tracked.any():
@@ -245,6 +255,16 @@ def simulate(
     return PhysicsResult(
         mixed.rotations, mixed.path, mixed.contacts, True, message, before, after
     )  # fmt: skip
+
+
+def _windows(start: int, end: int, fps: float) -> list[tuple[slice, slice]]:
+    """The frames from ``start`` to ``end`` in parts of about WINDOW seconds: what is simulated, and
+    what of that is taken."""
+    size, lead = round(WINDOW * fps), round(LEAD * fps)
+    edges = [*range(start, max(end - size // 2, start + 1), max(size, SHORTEST)), end]
+    return [
+        (slice(max(a - lead, start), min(b + lead, end)), slice(a, b)) for a, b in pairwise(edges)
+    ]
 
 
 def _blocks(tracked: np.ndarray, fps: float) -> list[slice]:
@@ -387,10 +407,11 @@ class _Run:
     residual: np.ndarray
     tracked: np.ndarray
 
-    def put(self, span: slice, part: "_Run") -> None:
-        """Take over ``part`` in the frames of ``span``."""
+    def put(self, span: slice, own: slice, part: "_Run") -> None:
+        """Take over ``part``, which is of the frames of ``span``, in those of ``own``."""
+        inside = slice(own.start - span.start, own.stop - span.start)
         for name in ("rotations", "path", "contacts", "residual", "tracked"):
-            getattr(self, name)[span] = getattr(part, name)
+            getattr(self, name)[own] = getattr(part, name)[inside]
 
 
 class Imitation:
