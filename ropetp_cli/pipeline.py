@@ -63,7 +63,7 @@ Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 #: named nowhere counts for all of them.
 BEGINS = {
     "people": (),
-    "pose": ("person", "camera", "focal_px", "focal_mm", "body", "rope weights"),
+    "pose": ("person", "camera", "focal_px", "focal_mm", "quick", "body", "rope weights"),
     "path": ("fps", "npz_layout", "steps", "seed", "path", "trajectory weights"),
     "physics": ("physics",),
     "files": ("formats", "previews", "up", "skeleton", "with_mesh", "one_glb", "batch_size"),
@@ -86,6 +86,7 @@ class CaptureOptions:
     fps: float | None = None
     steps: int = 100
     seed: int = 0
+    quick: bool = False
     path: str = "auto"
     up: str = "z"
     npz_layout: str = "smpl"
@@ -125,8 +126,9 @@ class Models:
         self.device = choose_device(options.device)
         self.body = load_body(options.body)
         self.rope = RopePredictor(
-            load_rope(find_weights("rope", options.weights), self.body), self.device
-        )
+            load_rope(find_weights("rope", options.weights), self.body), self.device,
+            quick=options.quick,
+        )  # fmt: skip
         self.denoiser = load_denoiser(find_weights("trajectory", options.weights))
         self._detector = options.detector
 

@@ -137,6 +137,7 @@ def motion(run: Path, truth: Path, as_json: bool) -> None:
 @click.option("--alone", is_flag=True, help="Without the detector's keypoints.")
 @click.option("--aligned/--not-aligned", default=True, show_default=True,
               help="Bend the pose to the 2D evidence at the end.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="Look once, not also in a mirror.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pose(
@@ -146,6 +147,7 @@ def pose(
     teacher: Path | None,
     alone: bool,
     aligned: bool,
+    quick: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -156,7 +158,7 @@ def pose(
 
     is_file = weights is not None and weights.suffix == ".safetensors"
     path = weights if is_file else find_weights("rope", weights)
-    found = evaluate_sets(data, names, path, load_body(), device, teacher, alone, aligned)
+    found = evaluate_sets(data, names, path, load_body(), device, teacher, alone, aligned, quick)
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ropetp_cli.cli.options import QUICK
+
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -21,6 +23,7 @@ import click
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--detector", metavar="FILE", help="Other ultralytics detector weights.")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
+@QUICK
 def command(
     images: tuple[Path, ...],
     out: Path,
@@ -30,6 +33,7 @@ def command(
     weights: Path | None,
     detector: str | None,
     batch_size: int,
+    quick: bool,
 ) -> None:
     """SMPL poses of the people in IMAGES (files or directories), as one npz."""  # fmt: skip
     from ropetp_cli.body.model import load_body
@@ -47,7 +51,7 @@ def command(
     writable_directory(out.parent)
     device = choose_device(device)
     model = load_body(body)
-    rope = RopePredictor(load_rope(find_weights("rope", weights), model), device)
+    rope = RopePredictor(load_rope(find_weights("rope", weights), model), device, quick=quick)
     finder = Detector(detector, device=device)
     with progress_bars() as progress, progress("pose", len(paths)) as advance:
         count, notes = pose_images(paths, out, rope, model, finder, given, batch_size, advance)

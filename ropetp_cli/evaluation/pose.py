@@ -107,13 +107,15 @@ def evaluate_sets(
     teacher: Path | None = None,
     alone: bool = False,
     aligned: bool = True,
+    quick: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints and,
     if ``teacher``, a .tflite file, is given, BlazePose's.
 
-    ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment.
+    ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment;
+    ``quick``: without the mirror.
     """
-    predictor = RopePredictor(load_rope(weights, body), device, aligned)
+    predictor = RopePredictor(load_rope(weights, body), device, aligned, quick)
     net = import_tflite(teacher).eval().to(device) if teacher else None
     found = {}
     for name in names:

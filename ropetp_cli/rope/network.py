@@ -103,7 +103,8 @@ class Rope(nn.Module):
         answer = self.regressor(tokens, torch.cat([context, self.keypoints(keypoints)], dim=-1))
         rotations = rot6d_to_matrix(answer["rot6d"].float())
         betas, cam = answer["betas"].float(), answer["cam"].float()
-        joints = self.joints(rotations, betas)
+        with torch.autocast(rotations.device.type, enabled=False):  # half a pixel is too much
+            joints = self.joints(rotations, betas)
         joints2d = weak_perspective(joints, cam)
         return RopeOutput(
             rotations, betas, cam, joints, joints2d,

@@ -1,6 +1,7 @@
 """Rope on batches of crops, as the tool uses it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.rope.alignment import align
+from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
 from ropetp_cli.rope.upright import Views, upright_views
 
@@ -54,13 +56,15 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 class RopePredictor:
-    """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment."""
+    """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment,
+    ``quick`` the mirror, which takes as long again."""
 
-    def __init__(self, rope: Rope, device: str = "cpu", aligned: bool = True):
+    def __init__(self, rope: Rope, device: str = "cpu", aligned: bool = True, quick: bool = False):
         keep_freed_memory()
         self.device = torch.device(device)
         self.rope = rope.eval().to(self.device, memory_format=torch.channels_last)
         self.aligned = aligned
+        self.look = self.rope if quick else partial(look_twice, self.rope)
 
     @torch.inference_mode()
     def predict(self, crops: np.ndarray, keypoints: np.ndarray | None = None) -> CropPoses:
@@ -81,7 +85,7 @@ class RopePredictor:
         images = images.contiguous(memory_format=torch.channels_last)
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
-            output = self.rope(images, seen)
+            output = self.look(images, seen)
         return self.answers(output, views)
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses) -> CropPoses:

@@ -17,6 +17,7 @@ import torch
 from ropetp_cli.body.skeleton import MIRROR
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.losses import IGNORED, RopeTargets
+from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.augment import degrade
 
@@ -24,8 +25,6 @@ BACKGROUND = 24
 LABELS = (
     "rotations", "betas", "joints3d", "joints2d", "visible", "has_pose", "has_mask", "masks",
 )  # fmt: skip
-#: For each COCO keypoint, the one on the other side.
-COCO_MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 FLIP = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 

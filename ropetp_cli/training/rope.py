@@ -304,8 +304,8 @@ class Average:
 
 @torch.inference_mode()
 def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) -> CropPoses:
-    """Rope's answers on a whole set, from cached maps where there are some."""
-    predictor = RopePredictor(rope, device)
+    """Rope's answers on a whole set at one look, from cached maps where there are some."""
+    predictor = RopePredictor(rope, device, quick=True)
     answers = []
     for rows in batches(len(crops), 64):
         if cached is None:
