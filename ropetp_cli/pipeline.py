@@ -259,19 +259,16 @@ def estimate_poses(
     background = None
     if options.camera != "static":
         background = BackgroundTracker(camera.focal, camera.center)
-    answers: list[list[CropPoses]] = [[] for _ in tracks]
+    looked: list[CropPoses] = []
+    owners: list[int] = []
     waiting: list[np.ndarray] = []
     keypoints: list[np.ndarray] = []
-    owners: list[int] = []
 
     def flush(advance: Advance) -> None:
-        poses = steps(rope.predict, np.stack(waiting), np.stack(keypoints))
-        for row, owner in enumerate(owners):
-            answers[owner].append(poses.take(np.array([row])))
-        advance(len(waiting))
-        waiting.clear()
-        keypoints.clear()
-        owners.clear()
+        count = min(options.batch_size, len(waiting))
+        looked.append(steps(rope.predict, np.stack(waiting[:count]), np.stack(keypoints[:count])))
+        advance(count)
+        del waiting[:count], keypoints[:count]
 
     with (
         VideoReader(video, options.start, options.end) as reader,
@@ -287,12 +284,14 @@ def estimate_poses(
                 waiting.extend(crops)
                 keypoints.extend(keypoints_to_crop(found, centers, sizes))
                 owners.extend(here)
-            if len(waiting) >= options.batch_size:
+            # All of one size: a batch of a new size finds no room in the memory freed before.
+            while len(waiting) >= options.batch_size:
                 flush(advance)
         if waiting:
             flush(advance)
     turn = background.finish() if background is not None else None
-    return [CropPoses.joined(parts) for parts in answers], turn
+    poses, owner = CropPoses.joined(looked), np.array(owners)
+    return [poses.take(np.flatnonzero(owner == k)) for k in range(len(tracks))], turn
 
 
 def boxes_at(tracks: list[Track], index: int) -> tuple[list[int], np.ndarray]:

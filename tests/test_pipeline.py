@@ -197,6 +197,7 @@ def test_a_killed_capture_goes_on_where_it_was(clip, done, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         capture(clip, tmp_path / "out", options)
     assert sum(batches) == sum(p["frames"] for p in done.report["people"]) + batches[2]
+    assert set(batches[:-1]) == {options.batch_size}
     monkeypatch.undo()
     again = capture(clip, tmp_path / "out", options)
     assert again.report["reused"] == ["people", "pose", "path"]

@@ -23,7 +23,7 @@ from ropetp_cli.rope.losses import (
     rope_loss,
 )
 from ropetp_cli.rope.network import Rope, RopeConfig, load_rope, save_rope, weak_perspective
-from ropetp_cli.rope.predictor import RopePredictor
+from ropetp_cli.rope.predictor import AGAIN, RopePredictor
 from ropetp_cli.rope.regressor import ContextualRegressor, InterLevelAttention
 from ropetp_cli.rope.smoothing import smooth_rotations, steady_betas
 from ropetp_cli.rope.tokenizer import HierarchicalTokenizer
@@ -190,6 +190,25 @@ def test_shipped_weights_answer_with_rotations_in_one_batch_or_many(rope):
     identity = together.rotations @ np.swapaxes(together.rotations, -1, -2)
     np.testing.assert_allclose(identity, np.broadcast_to(np.eye(3), identity.shape), atol=1e-4)
     assert ((together.confidence >= 0) & (together.confidence <= 1)).all()
+
+
+def test_crops_in_doubt_are_looked_at_again_in_small_batches(rope, monkeypatch):
+    crops = np.random.default_rng(0).integers(0, 255, (11, 256, 256, 3), dtype=np.uint8)
+    keypoints = np.zeros((11, 17, 3))
+    sizes, look = [], RopePredictor._look
+
+    def noting(self, crops, keypoints):
+        sizes.append(len(crops))
+        return look(self, crops, keypoints)
+
+    monkeypatch.setattr(RopePredictor, "_look", noting)
+    monkeypatch.setattr("ropetp_cli.rope.predictor.DOUBT", 1.1)
+    monkeypatch.setattr("ropetp_cli.rope.predictor.SURER", -1.0)
+    predictor = RopePredictor(rope, quick=True)
+    twice = predictor.predict(crops, keypoints)
+    assert sizes == [11, AGAIN, 11 - AGAIN]
+    alone = predictor.predict(crops[9:10])
+    np.testing.assert_allclose(twice.rotations[9], alone.rotations[0], atol=1e-3)
 
 
 def test_weights_round_trip(tmp_path, rope):

@@ -46,6 +46,9 @@ class CropPoses:
 #: Below this mean confidence Rope looks again without keypoints; that answer must be surer by the
 #: second figure.
 DOUBT, SURER = 0.5, 0.1
+#: Crops looked at again go in batches of at most so many: larger ones of ever new sizes find no
+#: room in freed memory, and the process grows.
+AGAIN = 8
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -95,7 +98,10 @@ class RopePredictor:
         rows = np.flatnonzero(sure < DOUBT)
         if not len(rows):
             return poses
-        again = self._look(crops[rows], np.zeros((len(rows), 17, 3)))
+        pieces = [rows[k : k + AGAIN] for k in range(0, len(rows), AGAIN)]
+        again = CropPoses.joined(
+            [self._look(crops[piece], np.zeros((len(piece), 17, 3))) for piece in pieces]
+        )
         better = again.confidence.mean(axis=1) > sure[rows] + SURER
         chosen = np.arange(len(poses))
         chosen[rows[better]] = len(poses) + np.flatnonzero(better)
