@@ -362,6 +362,33 @@ def test_someone_else_does_not_fill_a_gap(tmp_path):
     assert sorted(len(t) for t in follow(tmp_path, people, 60).tracks) == [25, 27]
 
 
+@pytest.mark.parametrize("company", [False, True])
+def test_alone_somebody_who_looks_different_is_still_the_same(tmp_path, company):
+    """Legs covered as in a somersault; with somebody else arriving there it may be anybody."""
+    box = walker(20, 3)
+    bag = lambda k: tuple(np.add(box(k), (0, 72, 0, -12))) if k > 31 else None  # noqa: E731
+    bystander = lambda k: tuple(np.add(box(26), (60, 0, 60, 0))) if k > 22 else None  # noqa: E731
+    people = [
+        Person(box, number=lambda k: 1 if k < 20 else 9, seen=lambda k: not 20 <= k < 32),
+        Person(bag, (200, 90, 60), seen=lambda k: False),
+        Person(bystander if company else lambda k: None, (60, 230, 60), lambda k: 4),
+    ]
+    tracks = follow(tmp_path, people, 60).tracks
+    through = [len(track) for track in tracks if track.frames[0] < 20 and track.frames[-1] > 31]
+    assert through == ([] if company else [60])
+
+
+def test_a_doubtful_shadow_does_not_take_the_place_of_who_it_belongs_to(tmp_path):
+    box = walker(20, 3)
+    stretched = lambda k: tuple(np.add(box(k), (15, 0, 15, 8)))  # noqa: E731
+    people = [
+        Person(lambda k: box(k) if k < 30 else stretched(k), number=lambda k: 1 if k < 30 else 2),
+        Person(lambda k: box(k) if 30 <= k < 44 else None, number=lambda k: 3, score=0.2),
+    ]
+    (track,) = follow(tmp_path, people, 60).tracks
+    assert len(track) == 60
+
+
 def test_someone_far_away_does_not_fill_a_gap(tmp_path):
     people = [
         Person(lambda k: (10, 60, 50, 180) if k < 25 else None, number=lambda k: 1),

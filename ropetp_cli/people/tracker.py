@@ -39,6 +39,11 @@ COVERED, TRIES = 0.6, 6
 GAP_SECONDS, JOIN_SECONDS = 1.0, 3.0
 #: Agreement of looks (Bhattacharyya coefficient, 0..1) for a short and for a long gap.
 SIMILAR, SAME_LOOKS = 0.75, 0.85
+#: Where nobody else is near it is enough if they agree by ALONE, for gaps of ALONE_SECONDS: who
+#: turns a somersault or bends down shows other colours, but nobody else can have taken the place.
+ALONE, ALONE_SECONDS = 0.6, 1.5
+#: Whoever grows or shrinks by more, from one fragment to the next, is somebody else.
+GROWN = 2.0
 #: Where a box overlaps another by NEAR, looks that agree less than LIKE_BEFORE with those just
 #: before are somebody else's, and whoever is gone for MISSED s may come back as somebody else;
 #: alone, only who is gone for ABSENT s.
@@ -566,11 +571,12 @@ def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
-    """Join fragments of one person, the surest pairs first."""
+    """Join fragments of one person, the surest pairs first, those with a doubtful one last."""
     pieces = sorted(pieces, key=lambda piece: piece.frames[0])
+    doubtful = [np.median(piece.score) < MIN_TRACK_SCORE for piece in pieces]
     starts = np.array([piece.frames[0] for piece in pieces])
     span = max(3, round(fps / 4))
-    costs: list[tuple[float, int, int]] = []
+    costs: list[tuple[bool, float, int, int]] = []
     for a, piece in enumerate(pieces):
         # Cut where looks change, pieces of one person may overlap by some frames.
         low = max(piece.frames[-1] - span, piece.frames[0])
@@ -578,10 +584,10 @@ def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
         for b in range(*np.searchsorted(starts, (low, high), side="right")):
             if pieces[b].frames[-1] <= piece.frames[-1]:
                 continue
-            if (cost := _join_cost(piece, pieces[b], fps, cuts)) is not None:
-                costs.append((cost, a, b))
+            if (cost := _join_cost(piece, pieces[b], pieces, fps, cuts)) is not None:
+                costs.append((doubtful[a] or doubtful[b], cost, a, b))
     after: dict[int, int] = {}
-    for _, a, b in sorted(costs):
+    for _, _, a, b in sorted(costs):
         if a not in after and b not in after.values():
             after[a] = b
     chains = []
@@ -595,8 +601,10 @@ def _join(pieces: list[_Piece], fps: float, cuts: list[int]) -> list[_Piece]:
     return chains
 
 
-def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> float | None:
-    """How badly ``second`` continues ``first``; None where it can't."""
+def _join_cost(
+    first: _Piece, second: _Piece, pieces: list[_Piece], fps: float, cuts: list[int]
+) -> float | None:
+    """How badly ``second`` continues ``first``, both of ``pieces``; None where it can't."""
     gap = max(0.0, (second.frames[0] - first.frames[-1]) / fps)
     if any(first.frames[-1] < cut <= second.frames[0] for cut in cuts):
         return None
@@ -610,9 +618,41 @@ def _join_cost(first: _Piece, second: _Piece, fps: float, cuts: list[int]) -> fl
     grown = abs(np.log(one_size / other_size))
     reach = 0.5 + min(gap, GAP_SECONDS)
     needed = SIMILAR if gap <= GAP_SECONDS else SAME_LOOKS
-    if away > reach or grown > np.log(1.8) or looks < needed:
+    if away > reach or grown > np.log(GROWN) or looks < ALONE:
         return None
+    if looks < needed:
+        others = [piece for piece in pieces if piece is not first and piece is not second]
+        window = first.frames[-1] - span, second.frames[0] + span
+        spot = (one + other) / 2, reach * size, size / 2
+        if gap > ALONE_SECONDS or _anybody(others, *spot, *window, fps):
+            return None
     return 0.5 * away / reach + 4 * (1 - looks) + 0.3 * gap / JOIN_SECONDS
+
+
+def _anybody(
+    pieces: list[_Piece],
+    spot: np.ndarray,
+    reach: float,
+    touch: float,
+    low: float,
+    high: float,
+    fps: float,
+) -> bool:
+    """Whether one of ``pieces`` may have to do with who was lost at ``spot`` [2] px.
+
+    That is one which is sure and, in frames low..high, begins or ends within ``reach`` px or
+    passes within ``touch`` px.
+    """
+    for piece in pieces:
+        if piece.frames[0] > high or piece.frames[-1] < low or len(piece) < fps / 4:
+            continue
+        passes = piece.frames[0] < low and piece.frames[-1] > high
+        boxes = piece.boxes[(piece.frames >= low) & (piece.frames <= high)]
+        away = np.linalg.norm((boxes[:, :2] + boxes[:, 2:]) / 2 - spot, axis=1)
+        near = (away < (touch if passes else reach)).any()
+        if near and np.median(piece.score) >= MIN_TRACK_SCORE:
+            return True
+    return False
 
 
 def _place_at(frames: np.ndarray, boxes: np.ndarray, when: float) -> tuple[np.ndarray, float]:
