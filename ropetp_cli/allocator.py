@@ -21,3 +21,16 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _KEPT)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+
+
+def give_back_freed_memory() -> bool:
+    """Hand what glibc has kept back to the system, holes between what is in use included.
+
+    Small results that outlive a network's batches come to lie among the large arrays freed, and
+    larger ones find no room there any more: the process would grow with every hour of video.
+    Returns whether there was any to give back.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError, TypeError):
+        return False

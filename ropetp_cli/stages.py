@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ropetp_cli.allocator import give_back_freed_memory
 from ropetp_cli.arrays import open_npz
 from ropetp_cli.files import atomic_path, discard_drafts, writable_directory
 from ropetp_cli.runs import digest
@@ -66,6 +67,7 @@ class StageCache:
                 pass
         value = work(*args)
         save(path, key, value, self.classes, args)
+        give_back_freed_memory()
         for part in self._parts(stage):
             part.unlink(missing_ok=True)
         return value
@@ -112,6 +114,7 @@ class Steps:
         self._fresh.append(value)
         if time.monotonic() - self._stored_at >= STORE_SECONDS:
             save(self._path(), self._key, self._fresh, self._classes)
+            give_back_freed_memory()
             self._part, self._fresh, self._stored_at = self._part + 1, [], time.monotonic()
         return value
 
