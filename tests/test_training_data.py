@@ -13,11 +13,14 @@ from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, mirror_pose
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.people.detector import Detector
 from ropetp_cli.report import LIMB_KEYPOINTS
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.rope.network import load_rope
+from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.training.augment import degrade
 from ropetp_cli.training.crops import Sample, augment
+from ropetp_cli.training.filming import film, observe
 from ropetp_cli.training.fitting import (
     BONES,
     Evidence,
@@ -28,6 +31,7 @@ from ropetp_cli.training.fitting import (
     mend_swaps,
     real_labels,
 )
+from ropetp_cli.training.mocap import Clip
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
 from ropetp_cli.training.rope import TrainOptions, train
 from ropetp_cli.training.synthetic import (
@@ -398,3 +402,31 @@ def test_keypoints_go_where_the_labels_go(seed):
             after.keypoints[coco, :2], after.joints2d[JOINT_INDEX[name]], atol=1e-5
         )
     assert (after.keypoints[:, 2] <= sample.keypoints[:, 2].max()).all()
+
+
+def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
+    """Film, detector, Rope and what the tool does with its answers, on a man who swings legs."""
+    count = 12
+    angles = np.zeros((count, NUM_JOINTS, 3))
+    swing = 0.4 * np.sin(np.arange(count) / 3)
+    for name, share in (("left_hip", -1), ("right_hip", 1)):
+        angles[:, JOINT_INDEX[name], 0] = share * swing
+    for name, down in (("left_shoulder", -1.2), ("right_shoulder", 1.2)):
+        angles[:, JOINT_INDEX[name], 2] = down
+    rotations = axis_angle_to_matrix(angles).astype(np.float32)
+    rest = body.rest_joints(np.zeros(10))
+    joints = forward_kinematics(rotations, rest, -rest[0]).astype(np.float32)
+    root = np.linspace([0, 0.95, 0], [0.3, 0.95, 0.2], count).astype(np.float32)
+    clip = Clip("walk", "s", "asf", "", joints, root, 30.0, rotations, rest - rest[0])
+    studio = Studio(Figure(body), PoseSource(rotations), Backdrops([]))
+    shot = film(studio, clip, np.random.default_rng(3))
+    assert shot.crops.shape == (count, 256, 256, 3) and shot.crops.std() > 10
+    assert np.abs(shot.joints2d).max() < 1.0
+    assert np.ptp(shot.joints2d, axis=1).max(axis=1) == pytest.approx(1.45, abs=0.25)
+    predictor = RopePredictor(load_rope(find_weights("rope"), body))
+    turns, lengths = observe(shot, Detector(), predictor, body, clip.fps)
+    legs = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("hip", "knee")]
+    off = np.degrees(np.linalg.norm(turns, axis=-1))
+    assert 1 < off[:, legs].mean() < 30
+    assert off[:, 0].mean() < 25
+    assert lengths == pytest.approx(1, abs=0.35)

@@ -30,6 +30,7 @@ from ropetp_cli.evaluation.trajectory import (
     evaluate,
     foot_pinning,
     physics_rows,
+    views,
 )
 from ropetp_cli.preview.figure import PALETTE
 from ropetp_cli.training.mocap import (
@@ -37,11 +38,14 @@ from ropetp_cli.training.mocap import (
     Clip,
     PoseNoise,
     WindowSampler,
+    global_columns,
     load_clips,
     load_turned_clips,
+    local_rot6d,
     noisy_clips,
     turn,
 )
+from ropetp_cli.training.observed import ObservedErrors, differences, put_on
 from ropetp_cli.training.trajectory import TrajTraining, train, validation_clips
 from ropetp_cli.trajectory import sampling
 from ropetp_cli.trajectory.denoiser import (
@@ -557,16 +561,90 @@ def test_mocap_files_are_read_and_bad_ones_named(tmp_path):
             load_clips(tmp_path / "turned.npz", rotations=True)
 
 
+def seen_wrongly(clip: Clip, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The clip's rotations and rest joints with smooth errors."""
+    rng = np.random.default_rng(seed)
+    sway = np.sin(np.linspace(0, 4, len(clip)))[:, None, None]
+    off = axis_angle_to_matrix(0.3 * rng.normal(size=(1, 24, 3)) * (0.5 + sway))
+    return off @ clip.rotations, clip.rest * 1.05
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_observed_errors_bring_back_what_was_seen(seed):
+    clip = turning(60)
+    wrong, rest = seen_wrongly(clip, seed)
+    turns, lengths = differences(wrong, rest, clip.rotations, clip.rest)
+    assert lengths[1:] == pytest.approx(1.05)
+    joints = forward_kinematics(clip.rotations, clip.rest).astype(np.float32)
+    joints -= joints[:, :1]
+    columns = global_columns(clip.rotations)[None]
+    seen = put_on(
+        torch.from_numpy(joints)[None],
+        columns,
+        torch.from_numpy(turns)[None].float(),
+        torch.from_numpy(lengths)[None].float(),
+    )
+    # All but the heading, of which only the changes count.
+    about = np.linalg.lstsq(
+        (expected := forward_kinematics(wrong, rest) - (rest[:1])).reshape(-1, 3)[:, [0, 2]],
+        seen.joints[0].numpy().reshape(-1, 3)[:, [0, 2]], rcond=None,
+    )[0]  # fmt: skip
+    assert about.T @ about == pytest.approx(np.eye(2), abs=1e-3)
+    assert np.allclose(expected[..., [0, 2]] @ about, seen.joints[0][..., [0, 2]], atol=2e-3)
+    assert np.allclose(expected[..., 1], seen.joints[0][..., 1], atol=2e-3)
+    turned = forward_kinematics(rot6d_to_matrix(local_rot6d(seen.columns[0])).numpy(), rest)
+    assert np.allclose(turned - rest[:1], seen.joints[0], atol=2e-3)
+
+
+def observed_of(clip: Clip, count: int) -> ObservedErrors:
+    turns, lengths = differences(*seen_wrongly(clip, 0), clip.rotations, clip.rest)
+    windows = [(turns[first : first + count], lengths) for first in (0, 10)]
+    return ObservedErrors(
+        np.concatenate([w[0] for w in windows]), np.stack([w[1] for w in windows]),
+        np.arange(3) * count, np.array([clip.name] * 2), np.array([0, 10]), clip.fps,
+    )  # fmt: skip
+
+
+def test_observed_errors_come_from_files_and_go_to_any_motion(tmp_path):
+    clip = turning(60)
+    observed_of(clip, 40).save(tmp_path / "e.npz")
+    errors = ObservedErrors.load(tmp_path / "e.npz")
+    (true, seen), _ = errors.clips([clip])
+    assert len(true) == len(seen) == 40
+    assert 0.02 < np.linalg.norm(seen.joints - true.joints, axis=-1).mean() < 0.4
+    joints = torch.from_numpy(swaying(70)[0])[None].repeat(6, 1, 1, 1)
+    found = errors(joints, torch.Generator().manual_seed(0), torch.ones(6))
+    lengths = (found.joints[:, :, 4] - found.joints[:, :, 1]).norm(dim=-1)
+    true_lengths = (joints[:, :, 4] - joints[:, :, 1]).norm(dim=-1)
+    assert torch.allclose(lengths, 1.05 * true_lengths, rtol=1e-3)
+    none = errors(joints, torch.Generator().manual_seed(0), torch.zeros(6))
+    assert torch.allclose(none.joints, joints, atol=1e-5)
+    mixed = WindowSampler([clip], 32, 30.0, "cpu", 1, errors)(20)
+    assert 0.2 < (mixed.seen == mixed.joints).flatten(1).all(1).float().mean() < 0.8
+    assert mixed.rot6d.isfinite().all()
+    with pytest.raises(RopeTPError, match="other: frames 0 to 40"):
+        replace(errors, names=np.array(["other"] * 2)).clips([clip])
+    with np.load(tmp_path / "e.npz") as file:
+        content = dict(file)
+    np.savez(tmp_path / "few.npz", **content | {"turns": content["turns"][:30]})
+    np.savez(tmp_path / "other.npz", a=1)
+    (tmp_path / "text.npz").write_text("hello")
+    for name in ("few", "other", "text", "none"):
+        with pytest.raises(RopeTPError, match=f"{name}.npz"):
+            ObservedErrors.load(tmp_path / f"{name}.npz")
+
+
 # ---- evaluation, training, commands ----------------------------------------------------------
 
 
 def test_baselines_on_feet_that_stand():
     clips = [sway_clip(150)]
-    found = compare(clips, constant_position).totals()
+    found = compare(views(clips), constant_position).totals()
     assert found["trajdenoiser"] == found["constant_position"]
     assert found["foot_pinning"]["w_mpjpe"] < 1
     assert found["constant_position"]["w_mpjpe"] > 100
-    noisy = [evaluate(clips, foot_pinning, "rope", seed=1)[0].w_mpjpe for _ in range(2)]
+    noisy = [evaluate(views(clips, "rope", 1), foot_pinning)[0].w_mpjpe for _ in range(2)]
     assert np.array_equal(*noisy)
     assert noisy[0].mean() > 5
 
@@ -589,19 +667,19 @@ def test_a_leg_learns_and_another_goes_on(tmp_path):
     for part in ("train", "val"):
         write_mocap(tmp_path / f"mocap_{part}.npz")
     lines: list[str] = []
-    leg = TrajTraining(minutes=0.02, batch=2, check_minutes=1, check_frames=50, check_ddim=1)
+    leg = TrajTraining(steps=3, batch=2, check_minutes=1, check_frames=50, check_ddim=1)
     out = tmp_path / "w.safetensors"
     figures = train(tmp_path, out, leg, TINY, device="cpu", report=lines.append)
     assert set(figures) == {f"{n}_{m}" for n in ("clean", "rope") for m in ("w_mpjpe", "wa_mpjpe")}
-    first = torch.load(out.with_suffix(".ckpt"), weights_only=True)["step"]
-    resume = ["--resume", str(out.with_suffix(".ckpt")), "--minutes", "0.02", "--batch", "2"]
+    first = torch.load(out.with_suffix(".ckpt"), weights_only=True)
+    resume = ["--resume", str(out.with_suffix(".ckpt")), "--minutes", "0.01", "--batch", "2"]
     args = ["trajectory", str(tmp_path), "--out", str(out), *resume, "--device", "cpu"]
     gone_on = CliRunner().invoke(train_command, args)
     assert gone_on.exit_code == 0, gone_on.output
     assert "validation:" in gone_on.stderr
     again = torch.load(out.with_suffix(".ckpt"), weights_only=True)
-    assert again["step"] > first > 1
-    assert again["minutes"] > 0.03
+    assert again["step"] > first["step"] == 3
+    assert again["minutes"] > first["minutes"] + 0.01
     assert load_denoiser(out).config == TINY
     with pytest.raises(RopeTPError, match="safetensors"):
         train(tmp_path, tmp_path / "w.bin", leg)
@@ -641,12 +719,21 @@ def test_networks_of_the_papers_options_are_trained_and_measured(tmp_path):
     config = load_denoiser(out).config
     assert (config.condition, config.output, config.width) == ("rot6d", "xyz", 16)
     args = ["trajectory", str(tmp_path / "mocap_val.npz"), "--weights", str(out), "--steps", "2"]
-    for noise in ("clean", "rope"):
-        shown = CliRunner().invoke(evaluate_command, [*args, "--noise", noise, "--json"])
+    errors = tmp_path / "errors.npz"
+    observed_of(clips[1], 20).save(errors)
+    for told, count in (
+        (("--noise", "clean"), 1),
+        (("--noise", "rope"), 1),
+        (("--errors", errors), 2),
+    ):
+        shown = CliRunner().invoke(evaluate_command, [*args, *map(str, told), "--json"])
         assert shown.exit_code == 0, shown.output
         report = json.loads(shown.stdout)
-        assert report["clips"] == 1
+        assert report["clips"] == count
         assert 0 < report["w_mpjpe"] < 5000
+    leg = TrajTraining(steps=1, batch=2)
+    figures = train(tmp_path, out, leg, TINY, device="cpu", errors=(errors, errors))
+    assert figures["observed_w_mpjpe"] > 0
 
 
 def test_evaluate_prints_figures_and_one_json_object(tmp_path):
@@ -710,6 +797,6 @@ def test_physics_rows_are_measured_on_the_clips_with_rotations(tmp_path):
         path[:, 0] += 0.03 * np.sin(np.arange(len(clip)) / clip.fps * 6)
         return TrajectoryResult(path, np.ones((len(clip), 2)))
 
-    rows, applied = physics_rows(clips, swaying)
+    rows, applied = physics_rows(views(clips), swaying)
     assert len(clips) == applied == 1
     assert rows["full"]["foot_sliding"] < 0.5 * rows["without physics"]["foot_sliding"]

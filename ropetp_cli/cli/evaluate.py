@@ -33,8 +33,11 @@ def command() -> None:
     type=click.Choice(["clean", "rope"]),
     default="clean",
     show_default=True,
-    help="True joints, or joints with a pose network's errors.",
+    help="True joints, or joints with made-up errors of a pose network.",
 )
+@click.option("--errors", type=click.Path(dir_okay=False, path_type=Path),
+              help="Rope's own errors on MOCAP (python -m ropetp_cli.training.filming): measure on "
+              "what was filmed, behind them.")  # fmt: skip
 @click.option("--physics", is_flag=True, help="Also with the physics stage.")
 @click.option("--plot", type=click.Path(file_okay=False, path_type=Path),
               help="A directory for pictures of the worst three clips of each action.")  # fmt: skip
@@ -46,6 +49,7 @@ def trajectory(
     steps: int,
     seed: int,
     noise: str,
+    errors: Path | None,
     physics: bool,
     plot: Path | None,
     device: str,
@@ -54,8 +58,9 @@ def trajectory(
 
     Physics, and weights that are guided by rotations, are measured on the clips that have them.
     """
-    from ropetp_cli.evaluation.trajectory import compare, physics_rows
+    from ropetp_cli.evaluation.trajectory import compare, physics_rows, views
     from ropetp_cli.training.mocap import load_clips, load_turned_clips
+    from ropetp_cli.training.observed import ObservedErrors
     from ropetp_cli.trajectory.denoiser import load_denoiser
     from ropetp_cli.trajectory.sampling import regenerate_path
     from ropetp_cli.weights import find_weights
@@ -64,22 +69,26 @@ def trajectory(
     model = load_denoiser(weights if is_file else find_weights("trajectory", weights))
     load = load_turned_clips if physics or model.config.condition == "rot6d" else load_clips
     clips = load(mocap)
+    if errors is not None:
+        pairs, noise = ObservedErrors.load(errors).clips(clips), "observed"
+    else:
+        pairs = views(clips, noise, seed)
 
     def denoiser(clip):
         return regenerate_path(
             model, clip.joints, clip.fps, steps, seed, device, rotations=clip.rotations
         )
 
-    found = compare(clips, lambda clip: denoiser(clip).path, noise, seed)
-    rows, applied = physics_rows(clips, denoiser, noise, seed) if physics else ({}, 0)
+    found = compare(pairs, lambda clip: denoiser(clip).path)
+    rows, applied = physics_rows(pairs, denoiser) if physics else ({}, 0)
     if plot is not None:
-        _plot_worst(found, plot)
+        _plot_worst(found, plot, noise)
     totals, groups, worst = found.totals(), found.groups(), found.worst()
     if as_json:
         facts = {
             "file": str(mocap),
-            "clips": len(clips),
-            "frames": sum(map(len, clips)),
+            "clips": len(pairs),
+            "frames": sum(len(clip) for clip, _ in pairs),
             "noise": noise,
             "steps": steps,
             "seed": seed,
@@ -90,11 +99,12 @@ def trajectory(
             report |= {"physics": rows | {"applied": applied}}
         click.echo(json.dumps(_without_nan(report | {"worst": worst})))
         return
-    click.echo(f"{len(clips)} clips, {sum(map(len, clips))} frames, joints {noise}")
+    frames = sum(len(clip) for clip, _ in pairs)
+    click.echo(f"{len(pairs)} clips, {frames} frames, joints {noise}")
     columns = ["W-MPJPE mm", "WA-MPJPE mm", "RTE %", "accel m/s2", "jitter 10m/s3", "sliding mm"]
     _table("method", columns, totals)
     if physics:
-        click.echo(f"\nphysics, applied to {applied} of {len(clips)} clips")
+        click.echo(f"\nphysics, applied to {applied} of {len(pairs)} clips")
         _table("stage", columns, rows)
     click.echo("\nW-MPJPE, mm, by action")
     _table("action", list(totals), groups)
@@ -230,7 +240,7 @@ def occlusion(
     click.echo(out)
 
 
-def _plot_worst(found: "Comparison", folder: Path, count: int = 3) -> None:
+def _plot_worst(found: "Comparison", folder: Path, noise: str, count: int = 3) -> None:
     """The worst clips of every action: their truth and each method's path from above and in
     height, all begun where the truth begins."""
     import cv2
@@ -261,7 +271,7 @@ def _plot_worst(found: "Comparison", folder: Path, count: int = 3) -> None:
             width = max(above.shape[1], 700)
             side = width - above.shape[1]
             above = cv2.copyMakeBorder(above, 0, 0, 0, side, cv2.BORDER_CONSTANT, value=(250,) * 3)
-            title = f"{clip.name}: {clip.desc}, joints {found.noise}"
+            title = f"{clip.name}: {clip.desc}, joints {noise}"
             name = re.sub(r"[^A-Za-z0-9]+", "_", f"{action[:40]}_{place}_{clip.name}")
             parts = draw_legend(lines, title, width), above, draw_heights(lines, clip.fps, width)
             write_picture(np.vstack(parts), folder / f"{name}.png")

@@ -31,6 +31,10 @@ def command() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Weights (.safetensors) to begin from, with a fresh optimizer.",
 )
+@click.option("--errors", nargs=2, metavar="TRAIN VAL",
+              type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="What Rope gets wrong on the two files (python -m "
+              "ropetp_cli.training.filming), to train and to watch with.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), help="Train so many steps, not minutes.")
 @click.option("--clean", type=click.FloatRange(0, 1), default=0.5, show_default=True,
               help="The share of conditions without a pose network's errors.")  # fmt: skip
@@ -79,6 +83,7 @@ def trajectory(
     minutes: float,
     resume: Path | None,
     start: Path | None,
+    errors: tuple[Path, Path] | None,
     steps: int | None,
     clean: float,
     batch: int,
@@ -114,6 +119,7 @@ def trajectory(
         resume=resume,
         start=start,
         device=device,
+        errors=errors,
         report=lambda line: click.echo(line, err=True),
     )
 

@@ -70,17 +70,20 @@ def summarize(scores: list[Scores]) -> dict[str, float]:
     return {name: metrics.mean(getattr(each, name) for each in scores) for name in NAMES}
 
 
-def _seen(clips: list[Clip], noise: str, seed: int) -> Iterable[Clip]:
-    return noisy_clips(clips, seed) if noise == "rope" else clips
+#: A clip as it was and as a pose network saw it.
+View = tuple[Clip, Clip]
 
 
-def evaluate(
-    clips: list[Clip], method: Method, noise: str = "clean", seed: int = 0
-) -> list[Scores]:
-    """A method's figures on every clip. ``noise`` is ``clean`` (the true joints) or ``rope`` (with
-    a pose network's errors)."""
-    seen = _seen(clips, noise, seed)
-    return [score(view.joints, method(view), clip) for clip, view in zip(clips, seen, strict=True)]
+def views(clips: list[Clip], noise: str = "clean", seed: int = 0) -> list[View]:
+    """Every clip with what a method is given: ``noise`` is ``clean`` (the true joints) or ``rope``
+    (made-up errors; :meth:`ObservedErrors.clips` gives the views with Rope's own)."""
+    seen = noisy_clips(clips, seed) if noise == "rope" else clips
+    return list(zip(clips, seen, strict=True))
+
+
+def evaluate(pairs: Iterable[View], method: Method) -> list[Scores]:
+    """A method's figures on every view."""
+    return [score(seen.joints, method(seen), clip) for clip, seen in pairs]
 
 
 @dataclass
@@ -89,7 +92,6 @@ class Comparison:
 
     clips: list[Clip]
     scores: dict[str, list[Scores]]
-    noise: str
 
     def totals(self) -> dict[str, dict[str, float]]:
         """Method -> metric -> mean over all frames."""
@@ -133,22 +135,19 @@ class Comparison:
         ]
 
 
-def compare(clips: list[Clip], denoiser: Method, noise: str = "clean", seed: int = 0) -> Comparison:
+def compare(pairs: list[View], denoiser: Method) -> Comparison:
     """TrajDenoiser, constant position and foot pinning on the same joints."""
     methods = {
         "trajdenoiser": denoiser,
         "constant_position": constant_position,
         "foot_pinning": foot_pinning,
     }
-    scores = {name: evaluate(clips, method, noise, seed) for name, method in methods.items()}
-    return Comparison(clips, scores, noise)
+    scores = {name: evaluate(pairs, method) for name, method in methods.items()}
+    return Comparison([clip for clip, _ in pairs], scores)
 
 
 def physics_rows(
-    clips: list[Clip],
-    denoiser: Callable[[Clip], TrajectoryResult],
-    noise: str = "clean",
-    seed: int = 0,
+    pairs: list[View], denoiser: Callable[[Clip], TrajectoryResult]
 ) -> tuple[dict[str, dict[str, float]], int]:
     """The last rows of the paper's Table 5 on clips with rotations: the path alone and with
     physics. Returns the table, and on how many clips physics was applied.
@@ -158,7 +157,7 @@ def physics_rows(
     """
     scores: dict[str, list[Scores]] = {"without physics": [], "full": []}
     applied = 0
-    for clip, view in zip(clips, _seen(clips, noise, seed), strict=True):
+    for clip, view in pairs:
         rotations = view.rotations.astype(np.float64)
         found = denoiser(view)
         done = simulate(rotations, found.path, clip.rest, found.contacts, clip.fps)

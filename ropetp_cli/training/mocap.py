@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from ropetp_cli.body.rot6d import matrix_to_rot6d, rot6d_to_matrix
 from ropetp_cli.body.rotations import local_to_global, quaternion_to_matrix
 from ropetp_cli.body.skeleton import FEET, MIRROR, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
+
+if TYPE_CHECKING:
+    from ropetp_cli.training.observed import ObservedErrors
 
 #: How far the toe joint is above the floor when the foot stands on it, m.
 TOE_HEIGHT = 0.02
@@ -51,6 +54,13 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.root)
+
+    def part(self, first: int, last: int) -> "Clip":
+        """Frames ``first`` to ``last`` (exclusive) as a clip."""
+        turns = None if self.rotations is None else self.rotations[first:last]
+        return replace(
+            self, joints=self.joints[first:last], root=self.root[first:last], rotations=turns
+        )
 
     @property
     def rise(self) -> float:
@@ -319,11 +329,18 @@ class WindowSampler:
     on the ground stays so), and scaled: legs and path together, the upper body a little apart
     from them. What goes far (walking, running) or up and down (climbing, jumping, sitting) is rare
     among all the standing and is drawn more often. Clips shorter than a window go on backwards
-    from their end. Half of the conditions carry :class:`PoseNoise` of strength 0.3 to 1.6.
+    from their end. Half of the conditions carry :class:`PoseNoise` of strength 0.3 to 1.6 or, three
+    in four of them where ``observed`` is given, the errors of Rope itself, times 0.5 to 1.3.
     """
 
     def __init__(
-        self, clips: list[Clip], window: int, fps: float, device: torch.device | str, seed: int = 0
+        self,
+        clips: list[Clip],
+        window: int,
+        fps: float,
+        device: torch.device | str,
+        seed: int = 0,
+        observed: "ObservedErrors | None" = None,
     ):
         device = torch.device(device)
         self.window = window
@@ -345,6 +362,7 @@ class WindowSampler:
         ]
         self.weights = torch.tensor(weights, dtype=torch.float, device=device)
         self.noise = PoseNoise()
+        self.observed = observed
 
     def _uniform(self, *size: int) -> Tensor:
         return torch.rand(*size, generator=self.generator, device=self.generator.device)
@@ -373,6 +391,20 @@ class WindowSampler:
         columns = None if self.columns is None else between(self.columns)
         return between(self.joints), between(self.root), columns
 
+    def _seen(self, joints: Tensor, columns: Tensor | None) -> "Seen":
+        batch = len(joints)
+        seen = self.noise(joints, self.generator, 0.3 + 1.3 * self._uniform(batch), columns)
+        if self.observed is None:
+            return seen
+        strength = 0.5 + 0.8 * self._uniform(batch)
+        other = self.observed(joints, self.generator, strength, columns)
+        made_up = self._uniform(batch) < 0.25
+        chosen = [
+            None if a is None else torch.where(made_up.view(-1, *[1] * (a.ndim - 1)), a, b)
+            for a, b in zip(seen, other, strict=True)
+        ]
+        return Seen(*chosen)
+
     def __call__(self, batch: int, clean: float = 0.5) -> Batch:
         """A batch; a share ``clean`` of the conditions is exact."""
         joints, root, columns = self._windows(batch)
@@ -395,8 +427,7 @@ class WindowSampler:
         joints = joints * scale[..., None] * (build * upper + (1 - build))
         root = root * scale
 
-        strength = 0.3 + 1.3 * self._uniform(batch)
-        seen, error, turned = self.noise(joints, self.generator, strength, columns)
+        seen, error, turned = self._seen(joints, columns)
         exact = self._uniform(batch) < clean
         seen = torch.where(exact[:, None, None, None], joints, seen)
         rot6d = None

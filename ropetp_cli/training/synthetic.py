@@ -555,7 +555,7 @@ class Studio:
         covered = (
             cv2.resize(covered.astype(np.uint8), (CROP, CROP), interpolation=cv2.INTER_AREA) > 0
         )
-        self._cover(image, covered, frame, rng)
+        self.cover(image, covered, frame, rng)
         fill = self._outside_fill(image, rng)
         image = degrade(image, rng)
         image[frame.outside] = fill[frame.outside]
@@ -648,15 +648,17 @@ class Studio:
                 layers.append((*drawn, True))
         return layers
 
-    def _cover(
+    def cover(
         self,
         image: np.ndarray,
         covered: np.ndarray,
         frame: CropFrame,
         rng: np.random.Generator,
+        least: int = 0,
     ) -> None:
-        """Pastes flat occluders over the crop: polygons, ellipses, bars; updates ``covered``."""
-        for _ in range(rng.choice([0, 1, 2, 3], p=[0.66, 0.2, 0.09, 0.05])):
+        """Pastes flat occluders over the crop, ``least`` or more: polygons, ellipses, bars; updates
+        ``covered``."""
+        for _ in range(max(least, rng.choice([0, 1, 2, 3], p=[0.66, 0.2, 0.09, 0.05]))):
             stencil = np.zeros((CROP, CROP), np.uint8)
             x0, y0, x1, y1 = frame.box
             centre = rng.uniform([x0, y0], [x1, y1])

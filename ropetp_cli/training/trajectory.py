@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.trajectory import evaluate, summarize
+from ropetp_cli.evaluation.trajectory import View, evaluate, summarize, views
 from ropetp_cli.training.mocap import Clip, WindowSampler, load_clips, load_turned_clips
+from ropetp_cli.training.observed import ObservedErrors
 from ropetp_cli.trajectory.denoiser import TrajConfig, TrajDenoiser, load_denoiser, save_denoiser
 from ropetp_cli.trajectory.diffusion import Diffusion, q_sample
 from ropetp_cli.trajectory.losses import TrajLossWeights, trajectory_loss
@@ -91,9 +92,9 @@ def validation_clips(clips: list[Clip], frames: int) -> list[Clip]:
 
 
 def validate(
-    model: TrajDenoiser, clips: list[Clip], ddim: int, device: torch.device
+    model: TrajDenoiser, sets: dict[str, list[View]], ddim: int, device: torch.device
 ) -> dict[str, float]:
-    """W-MPJPE and WA-MPJPE, mm, with exact (``clean``) and noisy (``rope``) joints."""
+    """W-MPJPE and WA-MPJPE, mm, on every named set of views."""
 
     def path(clip: Clip) -> np.ndarray:
         return regenerate_path(
@@ -101,9 +102,9 @@ def validate(
         ).path
 
     figures = {}
-    for noise in ("clean", "rope"):
-        found = summarize(evaluate(clips, path, noise))
-        figures |= {f"{noise}_{name}": found[name] for name in ("w_mpjpe", "wa_mpjpe")}
+    for name, pairs in sets.items():
+        found = summarize(evaluate(pairs, path))
+        figures |= {f"{name}_{figure}": found[figure] for figure in ("w_mpjpe", "wa_mpjpe")}
     return figures
 
 
@@ -149,13 +150,15 @@ def train(
     resume: Path | None = None,
     start: Path | None = None,
     device: str = "auto",
+    errors: tuple[Path, Path] | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Train on ``data/mocap_train.npz``, watch ``data/mocap_val.npz``, write the averaged weights
     to ``out`` (.safetensors) and a checkpoint beside it (.ckpt).
 
     ``resume`` goes on from a checkpoint (weights and optimizer; the rate starts its own cosine),
-    ``start`` from weights alone.
+    ``start`` from weights alone. ``errors``: what Rope gets wrong on the two files
+    (``training.filming``), to train and to watch with.
     A network that is guided by rotations learns from the clips that have them. Returns the last
     validation's figures. Raises RopeTPError for files it cannot use.
     """
@@ -179,7 +182,12 @@ def train(
         model.load_state_dict(given.state_dict())
     load = load_turned_clips if model.config.condition == "rot6d" else load_clips
     held_out, clips = (load(Path(data) / f"mocap_{part}.npz") for part in ("val", "train"))
-    held_out = validation_clips(held_out, training.check_frames)
+    some = validation_clips(held_out, training.check_frames)
+    sets = {name: views(some, name) for name in ("clean", "rope")}
+    observed = None
+    if errors is not None:
+        observed, watched = (ObservedErrors.load(path) for path in errors)
+        sets["observed"] = watched.clips(held_out)
     average = Average(model, training.ema)
     optimizer = torch.optim.AdamW(
         model.parameters(), training.rate, betas=(0.9, 0.99), weight_decay=training.weight_decay
@@ -191,7 +199,9 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         first, before = saved["step"], saved["minutes"]
     config = model.config
-    sampler = WindowSampler(clips, config.window, config.fps, where, training.seed + first)
+    sampler = WindowSampler(
+        clips, config.window, config.fps, where, training.seed + first, observed
+    )
     diffusion = Diffusion(config.diffusion_steps, config.schedule)
     alphas = diffusion.alphas.float().to(where)
     weights = TrajLossWeights()
@@ -227,7 +237,7 @@ def train(
             _save_checkpoint(
                 out.with_suffix(".ckpt"), model, average, optimizer, step, before + spent
             )
-            figures = validate(average.model, held_out, training.check_ddim, where)
+            figures = validate(average.model, sets, training.check_ddim, where)
             report("validation: " + " ".join(f"{k} {v:.1f}" for k, v in figures.items()))
             spent = (time.monotonic() - start) / 60
     return figures

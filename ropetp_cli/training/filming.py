@@ -1,0 +1,254 @@
+"""Motion capture filmed and seen through the detector and Rope: the errors a path is made behind.
+
+Of every window, the body walks through a made-up room before a camera that keeps its place, in one
+set of clothes; its crops go through detector and Rope, the answers through what the tool does with
+them (one shape, no frame noise, gravity from the upright body), and how far each joint's rotation
+is off then is written down (``training.observed``). A third of the people are hidden in part
+for a while.
+
+``python -m ropetp_cli.training.filming --help`` writes such a file.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.body.rotations import axis_angle_to_matrix, yaw_matrix
+from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, NUM_JOINTS
+from ropetp_cli.camera.gravity import LEVEL, fuse_with_gravity, standing_votes
+from ropetp_cli.camera.placement import look_along
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.people.crops import CROP_PX, CROP_SCALE
+from ropetp_cli.people.detector import Detector
+from ropetp_cli.rope.network import load_rope
+from ropetp_cli.rope.predictor import RopePredictor, posed_joints
+from ropetp_cli.rope.smoothing import smooth_rotations, steady_betas
+from ropetp_cli.training.augment import degrade
+from ropetp_cli.training.detections import person_boxes
+from ropetp_cli.training.mocap import Clip, load_turned_clips
+from ropetp_cli.training.observed import ObservedErrors, differences
+from ropetp_cli.training.synthetic import (
+    CROP,
+    Backdrops,
+    CropFrame,
+    Figure,
+    Light,
+    PoseSource,
+    Studio,
+    draw_outfit,
+    person_free_patches,
+    rasterize,
+)
+from ropetp_cli.training.teacher import RealCrops
+from ropetp_cli.weights import find_weights
+
+_RENDER = 2 * CROP
+_FAR = 50.0
+_LEG = [JOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]
+#: The share of windows in which something stands before the person for a while.
+_HIDDEN_SHARE = 0.35
+
+
+@dataclass
+class Film:
+    """A window's N crops uint8 RGB [N, 256, 256, 3] and joints2d [N, 24, 2] in -1..1 of them;
+    ``turn`` [N, 3, 3]: from each crop's axes to the camera's; ``camera`` [3, 3] from the world's
+    to the camera's; the pose as filmed: rotations [N, 24, 3, 3], the pelvis's in the world, and
+    betas [10]."""
+
+    crops: np.ndarray
+    joints2d: np.ndarray
+    turn: np.ndarray
+    camera: np.ndarray
+    rotations: np.ndarray
+    betas: np.ndarray
+
+
+def leg_length(rest: np.ndarray) -> float:
+    """Hip to ankle of rest joints [24, 3] m."""
+    return float(np.linalg.norm(np.diff(rest[_LEG], axis=0), axis=1).sum())
+
+
+def place_camera(path: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A camera that keeps its place, for a pelvis's ``path`` [N, 3] m (y up): its position [3] m
+    and its rotation from the world [3, 3]. Held by somebody or standing a little higher, not quite
+    level, looking at where the person is on the whole, from any side."""
+    middle = (path.min(0) + path.max(0)) / 2
+    away = rng.uniform(3.0, 7.0) + 0.5 * np.linalg.norm(np.ptp(path[:, [0, 2]], axis=0))
+    side = rng.uniform(-np.pi, np.pi)
+    height = rng.choice([rng.uniform(0.9, 1.7), rng.uniform(1.7, 2.8)], p=[0.75, 0.25])
+    position = np.array([middle[0] + away * np.sin(side), height, middle[2] + away * np.cos(side)])
+    drop = height - middle[1] if rng.random() < 0.5 else rng.normal(0, 0.15)
+    pitch, roll = np.arctan2(drop, away), np.radians(rng.normal(0, 1.5))
+    tilt = axis_angle_to_matrix(np.array([[pitch, 0, 0], [0, 0, roll]]))
+    return position, tilt[1] @ tilt[0] @ LEVEL @ yaw_matrix(-side)
+
+
+def film(studio: Studio, clip: Clip, rng: np.random.Generator) -> Film:
+    """``clip``, which has rotations, on a random body before a random camera."""
+    figure, seed = studio.figure, int(rng.integers(2**31))
+    betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5).astype(np.float32)
+    outfit = draw_outfit(figure, rng)
+    rest = figure.pose(np.tile(np.eye(3, dtype=np.float32), (NUM_JOINTS, 1, 1)), betas, outfit.puff)
+    path = clip.on_floor() * leg_length(rest[1]) / leg_length(clip.rest)
+    position, camera = place_camera(path, rng)
+    up = camera @ np.array([0.0, 1.0, 0.0])
+    light = Light.draw(up, rng)
+    room = cv2.resize(studio.backdrops.draw(rng), (_RENDER, _RENDER)).astype(np.float32) / 255
+    count = len(clip)
+    hidden = range(0)
+    if rng.random() < _HIDDEN_SHARE:
+        long = int(count * rng.uniform(0.2, 0.7))
+        hidden = range(first := int(rng.integers(count - long + 1)), first + long)
+    loose = CROP_SCALE * np.exp(rng.normal(0, 0.02, count))
+    crops = np.empty((count, CROP, CROP, 3), np.uint8)
+    joints2d, turns = np.empty((count, NUM_JOINTS, 2)), np.empty((count, 3, 3))
+    for k in range(count):
+        local = clip.rotations[k].copy()
+        local[0] = camera @ local[0]
+        vertices, joints = figure.pose(local.astype(np.float32), betas, outfit.puff)
+        shift = camera @ (path[k] - position)
+        shaded = light.shade(outfit.colours, figure.normals(vertices))
+        seen = vertices + shift
+        box = _box(seen)
+        turns[k] = look_along((box[:2] + box[2:])[None] / 2, 1.0, np.zeros(2))[0]
+        seen, placed = seen @ turns[k], (joints + shift) @ turns[k]
+        box = _box(seen)
+        width = float(loose[k] * (box[2:] - box[:2]).max())
+        colour, depth = rasterize(seen, figure.faces, shaded, width, _RENDER, flat=False)
+        drawn = depth < _FAR
+        image = room.copy()
+        image[drawn] = colour[drawn]
+        image = cv2.resize(image, (CROP, CROP), interpolation=cv2.INTER_AREA)
+        image = (image * 255).astype(np.uint8)
+        if k in hidden:
+            to_px = CROP / width
+            frame = CropFrame(shift, width, box * to_px + CROP / 2, np.zeros((CROP, CROP), bool))
+            studio.cover(image, frame.outside, frame, np.random.default_rng(seed), least=1)
+        crops[k] = degrade(image, np.random.default_rng(seed))
+        joints2d[k] = placed[:, :2] / placed[:, 2:] * (2 / width)
+    return Film(crops, joints2d, turns, camera, clip.rotations, betas)
+
+
+def _box(points: np.ndarray) -> np.ndarray:
+    """xyxy [4] of points [V, 3] before a camera, at one metre."""
+    if points[:, 2].min() < 0.3:
+        raise RopeTPError("somebody walks through the camera")
+    flat = points[:, :2] / points[:, 2:]
+    return np.concatenate([flat.min(0), flat.max(0)])
+
+
+def observe(
+    shot: Film, detector: Detector, rope: RopePredictor, body: BodyData, fps: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far off the film is seen: ``turns`` [N, 24, 3] rad and ``lengths`` [24] of
+    :class:`ObservedErrors`."""
+    boxes = person_boxes(shot.joints2d)
+    answers = []
+    for start in range(0, len(boxes), 16):
+        rows = slice(start, start + 16)
+        found = detector.keypoints_in_crops(shot.crops[rows][..., ::-1], boxes[rows])
+        found[..., :2] = np.where(found[..., 2:] > 0, found[..., :2] * 2 / CROP_PX - 1, 0)
+        answers.append(rope.predict(shot.crops[rows], found))
+    answer = type(answers[0]).joined(answers)
+
+    turned = answer.rotations.copy()
+    turned[:, 0] = shot.turn @ turned[:, 0]
+    seen = smooth_rotations(turned, answer.confidence, fps)
+    betas = steady_betas(answer.betas, answer.confidence.mean(axis=1))
+    rest, true_rest = body.rest_joints(betas), body.rest_joints(shot.betas)
+    up, votes = standing_votes(posed_joints(seen, rest), answer.confidence.mean(axis=1))
+    world = fuse_with_gravity(np.eye(3)[None], np.zeros(len(up), int), up, votes)[0]
+    seen[:, 0] = world @ seen[:, 0]
+
+    return differences(seen, rest, shot.rotations, true_rest)
+
+
+def choose_windows(
+    clips: list[Clip], count: int, frames: int, rng: np.random.Generator
+) -> list[tuple[Clip, int]]:
+    """Clips and first frames of ``count`` windows; who goes far or up and down is drawn more often,
+    as in training. RopeTPError when no clip is so long."""
+    long = [clip for clip in clips if len(clip) >= frames]
+    if not long:
+        raise RopeTPError(f"no clip with rotations has {frames} frames")
+    weights = np.array(
+        [len(c) * (1 + min(1, c.rise / 0.2) + 3 * min(1, c.speed / 1.2)) for c in long]
+    )
+    chosen = rng.choice(len(long), count, p=weights / weights.sum())
+    return [(long[k], int(rng.integers(len(long[k]) - frames + 1))) for k in chosen]
+
+
+def film_all(
+    mocap: Path,
+    out: Path,
+    count: int,
+    frames: int = 150,
+    crops: Path | None = None,
+    joints: Path | None = None,
+    weights: Path | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> ObservedErrors:
+    """Film ``count`` windows of ``mocap`` and write what Rope gets wrong to ``out`` (npz). LSPET's
+    ``crops`` and ``joints`` give photographic backgrounds."""
+    body = load_body()
+    photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
+    clips = load_turned_clips(mocap)
+    poses = PoseSource(np.concatenate([clip.rotations for clip in clips[:1]]))
+    studio = Studio(Figure(body), poses, Backdrops(photos))
+    rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick)
+    detector = Detector()
+    rng = np.random.default_rng(seed)
+    windows = choose_windows(clips, count, frames, rng)
+    turns, lengths, kept, began = [], [], [], time.monotonic()
+    for number, (clip, first) in enumerate(windows, start=1):
+        part = clip.part(first, first + frames)
+        try:
+            shot = film(studio, part, rng)
+        except RopeTPError:
+            continue
+        found = observe(shot, detector, rope, body, clip.fps)
+        turns.append(found[0])
+        lengths.append(found[1])
+        kept.append((clip, first))
+        if number % 5 == 0 or number == count:
+            off = np.degrees(np.linalg.norm(turns[-1], axis=-1)).mean()
+            each = (time.monotonic() - began) / number / frames
+            print(f"{number} of {count}, {each:.3f} s a frame; the last {off:.1f} degrees off",
+                  flush=True)  # fmt: skip
+    if not kept:
+        raise RopeTPError(f"{mocap}: no window could be filmed")
+    errors = ObservedErrors(
+        np.concatenate(turns),
+        np.stack(lengths),
+        np.arange(len(kept) + 1) * frames,
+        np.array([clip.name for clip, _ in kept]),
+        np.array([first for _, first in kept]),
+        kept[0][0].fps,
+    )
+    errors.save(out)
+    return errors
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Film motion capture and note Rope's errors.")
+    parser.add_argument("mocap", type=Path, help="mocap_*.npz")
+    parser.add_argument("out", type=Path, help="npz to write")
+    parser.add_argument("--count", type=int, default=60, help="windows")
+    parser.add_argument("--frames", type=int, default=150, help="of a window")
+    parser.add_argument("--crops", type=Path, help="LSPET crops (zip), for backgrounds")
+    parser.add_argument("--joints", type=Path, help="LSPET joints (npz)")
+    parser.add_argument("--weights", type=Path, help="Rope's; the shipped ones if not given")
+    parser.add_argument("--quick", action="store_true", help="one look, as capture --quick")
+    parser.add_argument("--seed", type=int, default=0)
+    film_all(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    main()
