@@ -19,7 +19,7 @@ from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.training.augment import degrade
-from ropetp_cli.training.crops import Sample, augment
+from ropetp_cli.training.crops import CropSet, Sample, augment
 from ropetp_cli.training.filming import film, observe
 from ropetp_cli.training.fitting import (
     BONES,
@@ -32,6 +32,7 @@ from ropetp_cli.training.fitting import (
     real_labels,
 )
 from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.pack import pack, unpack
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
 from ropetp_cli.training.rope import TrainOptions, train
 from ropetp_cli.training.synthetic import (
@@ -188,13 +189,49 @@ def test_degraded_images_keep_their_form(seed):
     assert out.shape == image.shape and out.dtype == np.uint8 and out.flags["C_CONTIGUOUS"]
 
 
+def write_set(folder, name: str, images: list, labels: list[Labels]) -> None:
+    """A crop set of drawn samples."""
+    np.save(folder / f"{name}_images.npy", np.stack(images))
+    joined = {f: np.concatenate([getattr(k, f) for k in labels]) for f in vars(labels[0])}
+    Labels(**joined).save(folder / f"{name}_labels.npz", body=np.array("b"))
+
+
+def test_packed_crops_come_back_in_order_and_nearly_the_same(drawn, tmp_path):
+    write_set(tmp_path, "a", *drawn)
+    before = CropSet.load(tmp_path, "a")
+    keypoints = np.random.default_rng(0).uniform(-1, 1, (len(before), 17, 3))
+    np.save(tmp_path / "a_keypoints.npy", keypoints.astype(np.float32))
+    one = sum(v[:1].nbytes for v in before.labels.values() if v.ndim) / 1e6
+    pieces = pack(tmp_path, tmp_path / "small", ["a"], megabytes=7 * one)
+    assert len(pieces) > 1
+    assert all(path.stat().st_size < 7e6 * one for path in pieces)
+    assert unpack(tmp_path / "small", tmp_path / "back") == {"a": len(before)}
+    after = CropSet.load(tmp_path / "back", "a")
+    assert np.abs(after.images.astype(int) - before.images).mean() < 6
+    assert np.abs(after.keypoints - keypoints).max() < 1e-3
+    assert after.labels.keys() == before.labels.keys() and str(after.labels["body"]) == "b"
+    for name, values in before.labels.items():
+        assert after.labels[name].dtype == values.dtype
+        if values.ndim:
+            assert np.allclose(after.labels[name], values, atol=2e-3)
+    pieces[0].rename(tmp_path / "small" / "kept")
+    with pytest.raises(RopeTPError, match="a.001.npz: not the next piece"):
+        unpack(tmp_path / "small", tmp_path / "back")
+    (tmp_path / "small" / "kept").rename(pieces[0])
+    pieces[-1].write_bytes(b"short")
+    with pytest.raises(RopeTPError, match=pieces[-1].name):
+        unpack(tmp_path / "small", tmp_path / "back")
+    pieces[-1].unlink()
+    with pytest.raises(RopeTPError, match="a piece is missing"):
+        unpack(tmp_path / "small", tmp_path / "back")
+    with pytest.raises(RopeTPError, match="no pieces"):
+        unpack(tmp_path / "back", tmp_path / "back")
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["frozen trunk", "end of the trunk"])
 def test_a_leg_of_rope_goes_on_where_the_last_one_ended(drawn, body, tmp_path, whole):
-    images, labels = drawn
     for name in ("syn_train", "syn_test"):
-        np.save(tmp_path / f"{name}_images.npy", np.stack(images))
-        joined = {f: np.concatenate([getattr(k, f) for k in labels]) for f in vars(labels[0])}
-        Labels(**joined).save(tmp_path / f"{name}_labels.npz")
+        write_set(tmp_path, name, *drawn)
     given = find_weights("rope")
     leg = TrainOptions(
         tmp_path, tmp_path / "rope.safetensors", sets=("syn_train",), share=(1,), variants=(1,),

@@ -50,6 +50,7 @@ from ropetp_cli.weights import find_weights
 _RENDER = 2 * CROP
 _FAR = 50.0
 _LEG = [JOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]
+_LEAST_FRAMES = 60
 #: The share of windows in which something stands before the person for a while.
 _HIDDEN_SHARE = 0.35
 
@@ -171,17 +172,21 @@ def observe(
 
 def choose_windows(
     clips: list[Clip], count: int, frames: int, rng: np.random.Generator
-) -> list[tuple[Clip, int]]:
-    """Clips and first frames of ``count`` windows; who goes far or up and down is drawn more often,
-    as in training. RopeTPError when no clip is so long."""
-    long = [clip for clip in clips if len(clip) >= frames]
-    if not long:
-        raise RopeTPError(f"no clip with rotations has {frames} frames")
+) -> tuple[list[Clip], list[int]]:
+    """``count`` windows of at most so many ``frames``, or one of every clip if ``count`` is 0, and
+    their first frames; who goes far or up and down is drawn more often, as in training.
+    RopeTPError when all clips are shorter than :data:`_LEAST_FRAMES`."""
+    clips = [clip for clip in clips if len(clip) >= min(frames, _LEAST_FRAMES)]
+    if not clips:
+        raise RopeTPError(f"no clip with rotations has {_LEAST_FRAMES} frames")
     weights = np.array(
-        [len(c) * (1 + min(1, c.rise / 0.2) + 3 * min(1, c.speed / 1.2)) for c in long]
+        [len(c) * (1 + min(1, c.rise / 0.2) + 3 * min(1, c.speed / 1.2)) for c in clips]
     )
-    chosen = rng.choice(len(long), count, p=weights / weights.sum())
-    return [(long[k], int(rng.integers(len(long[k]) - frames + 1))) for k in chosen]
+    chosen = range(len(clips))
+    if count:
+        chosen = rng.choice(len(clips), count, p=weights / weights.sum())
+    firsts = [int(rng.integers(max(len(clips[k]) - frames, 0) + 1)) for k in chosen]
+    return [clips[k].part(f, f + frames) for k, f in zip(chosen, firsts, strict=True)], firsts
 
 
 def film_all(
@@ -205,32 +210,32 @@ def film_all(
     rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick)
     detector = Detector()
     rng = np.random.default_rng(seed)
-    windows = choose_windows(clips, count, frames, rng)
-    turns, lengths, kept, began = [], [], [], time.monotonic()
-    for number, (clip, first) in enumerate(windows, start=1):
-        part = clip.part(first, first + frames)
+    windows, firsts = choose_windows(clips, count, frames, rng)
+    turns, lengths, kept, began, done = [], [], [], time.monotonic(), 0
+    for number, clip in enumerate(windows):
         try:
-            shot = film(studio, part, rng)
+            shot = film(studio, clip, rng)
         except RopeTPError:
             continue
         found = observe(shot, detector, rope, body, clip.fps)
         turns.append(found[0])
         lengths.append(found[1])
-        kept.append((clip, first))
-        if number % 5 == 0 or number == count:
+        kept.append(number)
+        done += len(clip)
+        if number % 5 == 4 or number + 1 == len(windows):
             off = np.degrees(np.linalg.norm(turns[-1], axis=-1)).mean()
-            each = (time.monotonic() - began) / number / frames
-            print(f"{number} of {count}, {each:.3f} s a frame; the last {off:.1f} degrees off",
-                  flush=True)  # fmt: skip
+            each = (time.monotonic() - began) / done
+            print(f"{number + 1} of {len(windows)}, {each:.3f} s a frame; the last {off:.1f} "
+                  "degrees off", flush=True)  # fmt: skip
     if not kept:
         raise RopeTPError(f"{mocap}: no window could be filmed")
     errors = ObservedErrors(
         np.concatenate(turns),
         np.stack(lengths),
-        np.arange(len(kept) + 1) * frames,
-        np.array([clip.name for clip, _ in kept]),
-        np.array([first for _, first in kept]),
-        kept[0][0].fps,
+        np.cumsum([0, *map(len, turns)]),
+        np.array([windows[k].name for k in kept]),
+        np.array([firsts[k] for k in kept]),
+        windows[0].fps,
     )
     errors.save(out)
     return errors
@@ -240,8 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Film motion capture and note Rope's errors.")
     parser.add_argument("mocap", type=Path, help="mocap_*.npz")
     parser.add_argument("out", type=Path, help="npz to write")
-    parser.add_argument("--count", type=int, default=60, help="windows")
-    parser.add_argument("--frames", type=int, default=150, help="of a window")
+    parser.add_argument("--count", type=int, default=60, help="windows; 0: one of every clip")
+    parser.add_argument("--frames", type=int, default=150, help="of a window, at most")
     parser.add_argument("--crops", type=Path, help="LSPET crops (zip), for backgrounds")
     parser.add_argument("--joints", type=Path, help="LSPET joints (npz)")
     parser.add_argument("--weights", type=Path, help="Rope's; the shipped ones if not given")

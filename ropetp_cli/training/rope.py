@@ -190,7 +190,7 @@ class FrozenMaps:
                 samples = [upright(s) for s in samples]
             # Half precision is noise that training can bear; tests see the maps as they are.
             with torch.autocast("cpu", torch.bfloat16, enabled=variants > 0):
-                maps = rope.backbone.trunk(to_images(samples))
+                maps = rope.backbone.trunk(to_images(pictures_of(samples)))
             if not files:
                 files = [
                     np.lib.format.open_memmap(
@@ -223,10 +223,15 @@ def upright(sample: Sample) -> Sample:
     return sample.moved(view.angle[0], view.scale[0], np.zeros(2))
 
 
-def to_images(samples: list[Sample]) -> Tensor:
-    """uint8 crops -> [B, 3, 256, 256] floats 0..1, channels last."""
-    images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
-    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+def pictures_of(samples: list[Sample]) -> Tensor:
+    """The crops as they are, uint8 [B, 256, 256, 3]: a quarter of what floats would be on the way
+    from the processes that make them to the device."""
+    return torch.from_numpy(np.stack([s.image for s in samples]))
+
+
+def to_images(pictures: Tensor) -> Tensor:
+    """uint8 [B, 256, 256, 3] -> [B, 3, 256, 256] floats 0..1, channels last."""
+    return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 class LiveCrops(torch.utils.data.IterableDataset):
@@ -277,7 +282,7 @@ def _one_thread(worker: int) -> None:
 def live_batch(samples: list[Sample]) -> Batch:
     """Samples as a batch whose only map is the pictures."""
     keypoints = torch.from_numpy(np.stack([s.keypoints for s in samples])).float()
-    return Batch([to_images(samples)], keypoints, collate(samples))
+    return Batch([pictures_of(samples)], keypoints, collate(samples))
 
 
 class Average:
@@ -292,13 +297,15 @@ class Average:
     def update(self, rope: Rope, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         current = rope.state_dict()
-        for name, mean in self.rope.state_dict().items():
-            if self.frozen and name.startswith(self.frozen):
-                continue
-            new = current[name]
-            if mean.is_floating_point():
-                mean.lerp_(new, 1 - decay)
-            else:
+        pairs = [
+            (mean, current[name])
+            for name, mean in self.rope.state_dict().items()
+            if not (self.frozen and name.startswith(self.frozen))
+        ]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)
+        for mean, new in pairs:
+            if not mean.is_floating_point():
                 mean.copy_(new)
 
 
@@ -451,7 +458,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         with torch.autocast(device, torch.bfloat16):
             maps = batch.maps
             if options.train_trunk:
-                maps = rope.backbone.trunk(maps[0])
+                maps = rope.backbone.trunk(to_images(maps[0]))
             output = rope.from_features(maps, batch.keypoints)
             loss, terms = rope_loss(output, batch.targets, phase)
         optimizer.zero_grad(set_to_none=True)
