@@ -36,17 +36,16 @@ from ropetp_cli.preview.figure import PALETTE
 from ropetp_cli.training.mocap import (
     TOE_HEIGHT,
     Clip,
-    PoseNoise,
-    WindowSampler,
     global_columns,
     load_clips,
     load_turned_clips,
     local_rot6d,
-    noisy_clips,
     turn,
 )
-from ropetp_cli.training.observed import ObservedErrors, differences, put_on
+from ropetp_cli.training.noise import PoseNoise, flattening, noisy_clips
+from ropetp_cli.training.observed import Filmed, ObservedErrors, differences, put_on
 from ropetp_cli.training.trajectory import TrajTraining, train, validation_clips
+from ropetp_cli.training.windows import WindowSampler
 from ropetp_cli.trajectory import sampling
 from ropetp_cli.trajectory.denoiser import (
     CONDITIONS,
@@ -501,6 +500,9 @@ def test_noise_bends_bones_and_keeps_their_lengths():
     assert (still == 0).all()
 
 
+SIDES = ("left", "right")
+
+
 def bone_directions(joints):
     bones = joints[..., 1:, :] - joints[..., list(PARENTS[1:]), :]
     return bones / np.linalg.norm(bones, axis=-1, keepdims=True)
@@ -606,25 +608,16 @@ def observed_of(clip: Clip, count: int) -> ObservedErrors:
     )  # fmt: skip
 
 
-def test_observed_errors_come_from_files_and_go_to_any_motion(tmp_path):
+def test_observed_errors_come_from_files_and_belong_to_clips(tmp_path):
     clip = turning(60)
     observed_of(clip, 40).save(tmp_path / "e.npz")
     errors = ObservedErrors.load(tmp_path / "e.npz")
-    (true, seen), _ = errors.clips([clip])
-    assert len(true) == len(seen) == 40
-    assert 0.02 < np.linalg.norm(seen.joints - true.joints, axis=-1).mean() < 0.4
-    joints = torch.from_numpy(swaying(70)[0])[None].repeat(6, 1, 1, 1)
-    found = errors(joints, torch.Generator().manual_seed(0), torch.ones(6))
-    lengths = (found.joints[:, :, 4] - found.joints[:, :, 1]).norm(dim=-1)
-    true_lengths = (joints[:, :, 4] - joints[:, :, 1]).norm(dim=-1)
-    assert torch.allclose(lengths, 1.05 * true_lengths, rtol=1e-3)
-    none = errors(joints, torch.Generator().manual_seed(0), torch.zeros(6))
-    assert torch.allclose(none.joints, joints, atol=1e-5)
-    mixed = WindowSampler([clip], 32, 30.0, "cpu", 1, errors)(20)
-    assert 0.2 < (mixed.seen == mixed.joints).flatten(1).all(1).float().mean() < 0.8
-    assert mixed.rot6d.isfinite().all()
+    part = errors.parts([clip])[1]
+    assert np.array_equal(part.clip.joints, clip.joints[10:50])
+    seen = part.seen()
+    assert 0.02 < np.linalg.norm(seen.joints - part.clip.joints, axis=-1).mean() < 0.4
     with pytest.raises(RopeTPError, match="other: frames 0 to 40"):
-        replace(errors, names=np.array(["other"] * 2)).clips([clip])
+        replace(errors, names=np.array(["other"] * 2)).parts([clip])
     with np.load(tmp_path / "e.npz") as file:
         content = dict(file)
     np.savez(tmp_path / "few.npz", **content | {"turns": content["turns"][:30]})
@@ -633,6 +626,47 @@ def test_observed_errors_come_from_files_and_go_to_any_motion(tmp_path):
     for name in ("few", "other", "text", "none"):
         with pytest.raises(RopeTPError, match=f"{name}.npz"):
             ObservedErrors.load(tmp_path / f"{name}.npz")
+
+
+def test_windows_of_filmed_clips_carry_what_was_seen_of_them():
+    """In a mirror, turned, stretched and backwards the errors stay with the limbs they are of: the
+    same leg is always seen too long."""
+    clip = turning(60)
+    turns = np.zeros((60, 24, 3), np.float32)
+    turns[:, JOINT_INDEX["left_knee"], 0] = 0.5
+    lengths = np.ones(24, np.float32)
+    lengths[JOINT_INDEX["left_ankle"]] = 1.5
+    filmed = [Filmed(clip, turns, lengths)]
+    sampler = WindowSampler([replace(clip, rotations=None)], 32, 30.0, "cpu", 1, filmed)
+    sampler.weights[0] = 0
+    batch = sampler(16, clean=0.0)
+
+    def shin(joints, side):
+        ankle, knee = (JOINT_INDEX[f"{side}_{name}"] for name in ("ankle", "knee"))
+        return joints[:, :, ankle] - joints[:, :, knee]
+
+    long = [shin(batch.seen, s).norm(dim=-1) / shin(batch.joints, s).norm(dim=-1) for s in SIDES]
+    longer, same = torch.stack(long).sort(0, descending=True).values
+    assert longer.min() > 1.3 and torch.allclose(same, torch.ones(()), atol=1e-3)
+    assert (long[0] > 1.2).all(1).any() and (long[1] > 1.2).all(1).any()
+    bent = [
+        torch.nn.functional.cosine_similarity(shin(batch.seen, s), shin(batch.joints, s), dim=-1)
+        for s in SIDES
+    ]
+    assert torch.stack(bent).amax(0).min() > 0.999 > 0.97 > torch.stack(bent).amin(0).mean()
+
+
+def test_flattened_limbs_lose_depth_and_keep_their_length():
+    bones = torch.randn(3, 5, 2, 3, generator=torch.Generator().manual_seed(0))
+    side, lost = torch.tensor([0.0, torch.pi / 2, 1.0]), torch.tensor([[0.6, 0.0]]).expand(3, 2)
+    found = turn(bones, flattening(bones, side, lost))
+    assert torch.allclose(found.norm(dim=-1), bones.norm(dim=-1), atol=1e-5)
+    assert torch.allclose(found[:, :, 1], bones[:, :, 1], atol=1e-5)
+    for row, axis in ((0, 2), (1, 0)):  # the depth, beside what the picture shows
+        kept = [axis != k for k in range(3)]
+        slope = found[row, :, 0, axis] / found[row, :, 0][:, kept].norm(dim=-1)
+        before = bones[row, :, 0, axis] / bones[row, :, 0][:, kept].norm(dim=-1)
+        assert torch.allclose(slope, 0.4 * before, atol=1e-4)
 
 
 # ---- evaluation, training, commands ----------------------------------------------------------

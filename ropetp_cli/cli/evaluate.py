@@ -70,7 +70,8 @@ def trajectory(
     load = load_turned_clips if physics or model.config.condition == "rot6d" else load_clips
     clips = load(mocap)
     if errors is not None:
-        pairs, noise = ObservedErrors.load(errors).clips(clips), "observed"
+        parts, noise = ObservedErrors.load(errors).parts(clips), "observed"
+        pairs = [(part.clip, part.seen()) for part in parts]
     else:
         pairs = views(clips, noise, seed)
 

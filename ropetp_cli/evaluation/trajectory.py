@@ -9,7 +9,8 @@ from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.body.skeleton import ANKLES, FEET
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.physics import simulate
-from ropetp_cli.training.mocap import Clip, noisy_clips
+from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.noise import noisy_clips
 from ropetp_cli.trajectory.sampling import TrajectoryResult
 
 #: What a method makes of a clip's joints (and rotations): a path [N, 3] m.
@@ -76,7 +77,7 @@ View = tuple[Clip, Clip]
 
 def views(clips: list[Clip], noise: str = "clean", seed: int = 0) -> list[View]:
     """Every clip with what a method is given: ``noise`` is ``clean`` (the true joints) or ``rope``
-    (made-up errors; :meth:`ObservedErrors.clips` gives the views with Rope's own)."""
+    (made-up errors; ``training.observed`` gives views with Rope's own)."""
     seen = noisy_clips(clips, seed) if noise == "rope" else clips
     return list(zip(clips, seen, strict=True))
 

@@ -1,8 +1,8 @@
 """The errors Rope really makes on moving people, to train and to measure TrajDenoiser behind them.
 
 ``training.filming`` films motion capture and writes down, frame by frame, how far every joint's
-rotation in the world is off in Rope's answer. Here these errors are put on other motions (in
-training) or on the very motions they were made on (in evaluation).
+rotation in the world is off in Rope's answer. They belong to the motion they were made on: who
+walks towards a camera takes shorter steps in Rope's eyes, and a path must not believe them.
 """
 
 import zipfile
@@ -21,9 +21,10 @@ from ropetp_cli.body.rotations import (
     matrix_to_axis_angle,
     yaw_matrix,
 )
-from ropetp_cli.body.skeleton import JOINT_INDEX, MIRROR, NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.training.mocap import Clip, Seen, global_columns, local_rot6d, turn, yaw
+from ropetp_cli.training.mocap import Clip, global_columns, local_rot6d, turn, yaw
+from ropetp_cli.training.noise import Seen
 
 #: A heading that is off for longer than this many frames turns the path with it.
 HEADING_FRAMES = 15.0
@@ -101,63 +102,42 @@ class ObservedErrors:
             raise RopeTPError(f"{path}: its windows and frames do not fit together; make it again")
         return found
 
-    def __call__(
-        self,
-        joints: Tensor,
-        generator: torch.Generator,
-        strength: Tensor | None = None,
-        columns: Tensor | None = None,
-    ) -> Seen:
-        """Joints minus pelvis [B, N, 24, 3] m and columns [B, N, 24, 2, 3] of their rotations with
-        the errors of windows drawn at random, half of them in a mirror, scaled by ``strength``
-        [B]. A window that is too short goes on backwards from its end."""
-        batch, count = joints.shape[:2]
-        device = generator.device
-        windows = torch.randint(len(self.lengths), (batch,), generator=generator, device=device)
-        starts = torch.as_tensor(self.offsets, device=device)
-        long = (starts[windows + 1] - starts[windows])[:, None]
-        room = (long[:, 0] - count + 1).clamp(min=1)
-        first = (torch.rand(batch, generator=generator, device=device) * room).long()
-        time = torch.arange(count, device=device) + first[:, None]
-        time = (long - 1) - (time % (2 * long - 2) - (long - 1)).abs()
-        turns = torch.as_tensor(self.turns, dtype=joints.dtype, device=device)
-        turns = turns[starts[windows][:, None] + time]
-        lengths = torch.as_tensor(self.lengths, dtype=joints.dtype, device=device)[windows]
-
-        mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
-        swapped = turns[:, :, list(MIRROR)] * turns.new_tensor([1.0, -1.0, -1.0])
-        turns = torch.where(mirrored[:, None, None, None], swapped, turns)
-        lengths = torch.where(mirrored[:, None], lengths[:, list(MIRROR)], lengths)
-        if strength is not None:
-            turns = turns * strength[:, None, None, None]
-            lengths = lengths ** strength[:, None]
-        return put_on(joints, columns, turns, lengths)
-
-    def clips(self, clips: list[Clip]) -> list[tuple[Clip, Clip]]:
-        """The filmed parts of ``clips``, as they were and as Rope saw them. RopeTPError when a clip
-        is missing or too short."""
+    def parts(self, clips: list[Clip]) -> list["Filmed"]:
+        """The filmed parts of ``clips`` with what is wrong in each. RopeTPError when a clip is
+        missing or too short."""
         known = {clip.name: clip for clip in clips}
-        pairs = []
+        parts = []
         for k, (name, first) in enumerate(zip(self.names.tolist(), self.first, strict=True)):
             rows = slice(*self.offsets[k : k + 2])
             last = int(first) + rows.stop - rows.start
             if name not in known or last > len(known[name]):
                 raise RopeTPError(f"clip {name}: frames {first} to {last} were filmed, not there")
             clip = known[name].part(int(first), last)
-            columns = None
-            if clip.rotations is not None:
-                columns = global_columns(clip.rotations)[None]
-            seen = put_on(
-                torch.from_numpy(clip.joints)[None],
-                columns,
-                torch.from_numpy(self.turns[rows].astype(np.float32))[None],
-                torch.from_numpy(self.lengths[k : k + 1]),
-            )
-            turned = None
-            if seen.columns is not None:
-                turned = rot6d_to_matrix(local_rot6d(seen.columns[0])).numpy()
-            pairs.append((clip, replace(clip, joints=seen.joints[0].numpy(), rotations=turned)))
-        return pairs
+            parts.append(Filmed(clip, self.turns[rows].astype(np.float32), self.lengths[k]))
+        return parts
+
+
+@dataclass
+class Filmed:
+    """A filmed clip of N frames, turns [N, 24, 3] and lengths [24] as in
+    :class:`ObservedErrors`."""
+
+    clip: Clip
+    turns: np.ndarray
+    lengths: np.ndarray
+
+    def seen(self) -> Clip:
+        """The clip as Rope saw it."""
+        columns = None
+        if self.clip.rotations is not None:
+            columns = global_columns(self.clip.rotations)[None]
+        given = self.clip.joints, self.turns, self.lengths
+        joints, turns, lengths = (torch.from_numpy(value)[None] for value in given)
+        seen = put_on(joints, columns, turns, lengths)
+        turned = None
+        if seen.columns is not None:
+            turned = rot6d_to_matrix(local_rot6d(seen.columns[0])).numpy()
+        return replace(self.clip, joints=seen.joints[0].numpy(), rotations=turned)
 
 
 def put_on(joints: Tensor, columns: Tensor | None, turns: Tensor, lengths: Tensor) -> Seen:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.trajectory import View, evaluate, summarize, views
-from ropetp_cli.training.mocap import Clip, WindowSampler, load_clips, load_turned_clips
+from ropetp_cli.training.mocap import Clip, load_clips, load_turned_clips
 from ropetp_cli.training.observed import ObservedErrors
+from ropetp_cli.training.windows import WindowSampler
 from ropetp_cli.trajectory.denoiser import TrajConfig, TrajDenoiser, load_denoiser, save_denoiser
 from ropetp_cli.trajectory.diffusion import Diffusion, q_sample
 from ropetp_cli.trajectory.losses import TrajLossWeights, trajectory_loss
@@ -184,10 +185,11 @@ def train(
     held_out, clips = (load(Path(data) / f"mocap_{part}.npz") for part in ("val", "train"))
     some = validation_clips(held_out, training.check_frames)
     sets = {name: views(some, name) for name in ("clean", "rope")}
-    observed = None
+    filmed = []
     if errors is not None:
-        observed, watched = (ObservedErrors.load(path) for path in errors)
-        sets["observed"] = watched.clips(held_out)
+        taught, watched = (ObservedErrors.load(path) for path in errors)
+        filmed = taught.parts(clips)
+        sets["observed"] = [(part.clip, part.seen()) for part in watched.parts(held_out)]
     average = Average(model, training.ema)
     optimizer = torch.optim.AdamW(
         model.parameters(), training.rate, betas=(0.9, 0.99), weight_decay=training.weight_decay
@@ -199,9 +201,7 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         first, before = saved["step"], saved["minutes"]
     config = model.config
-    sampler = WindowSampler(
-        clips, config.window, config.fps, where, training.seed + first, observed
-    )
+    sampler = WindowSampler(clips, config.window, config.fps, where, training.seed + first, filmed)
     diffusion = Diffusion(config.diffusion_steps, config.schedule)
     alphas = diffusion.alphas.float().to(where)
     weights = TrajLossWeights()
