@@ -455,8 +455,7 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     joints = forward_kinematics(rotations, rest, -rest[0]).astype(np.float32)
     root = np.linspace([0, 0.95, 0], [0.3, 0.95, 0.2], count).astype(np.float32)
     clip = Clip("walk", "s", "asf", "", joints, root, 30.0, rotations, rest - rest[0])
-    studio = Studio(Figure(body), PoseSource(rotations), Backdrops([]))
-    shot = film(studio, clip, np.random.default_rng(3))
+    shot = film(Figure(body), Backdrops([]), clip, np.random.default_rng(3))
     assert shot.crops.shape == (count, 256, 256, 3) and shot.crops.std() > 10
     assert np.abs(shot.joints2d).max() < 1.0
     assert np.ptp(shot.joints2d, axis=1).max(axis=1) == pytest.approx(1.45, abs=0.25)

@@ -604,7 +604,7 @@ def observed_of(clip: Clip, count: int) -> ObservedErrors:
     windows = [(turns[first : first + count], lengths) for first in (0, 10)]
     return ObservedErrors(
         np.concatenate([w[0] for w in windows]), np.stack([w[1] for w in windows]),
-        np.arange(3) * count, np.array([clip.name] * 2), np.array([0, 10]), clip.fps,
+        np.arange(3) * count, np.array([clip.name] * 2), np.array([0, 10]),
     )  # fmt: skip
 
 

@@ -35,11 +35,8 @@ from ropetp_cli.training.observed import ObservedErrors, differences
 from ropetp_cli.training.synthetic import (
     CROP,
     Backdrops,
-    CropFrame,
     Figure,
     Light,
-    PoseSource,
-    Studio,
     draw_outfit,
     person_free_patches,
     rasterize,
@@ -90,9 +87,9 @@ def place_camera(path: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray
     return position, tilt[1] @ tilt[0] @ LEVEL @ yaw_matrix(-side)
 
 
-def film(studio: Studio, clip: Clip, rng: np.random.Generator) -> Film:
+def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Generator) -> Film:
     """``clip``, which has rotations, on a random body before a random camera."""
-    figure, seed = studio.figure, int(rng.integers(2**31))
+    seed = int(rng.integers(2**31))
     betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5).astype(np.float32)
     outfit = draw_outfit(figure, rng)
     rest = figure.pose(np.tile(np.eye(3, dtype=np.float32), (NUM_JOINTS, 1, 1)), betas, outfit.puff)
@@ -100,7 +97,7 @@ def film(studio: Studio, clip: Clip, rng: np.random.Generator) -> Film:
     position, camera = place_camera(path, rng)
     up = camera @ np.array([0.0, 1.0, 0.0])
     light = Light.draw(up, rng)
-    room = cv2.resize(studio.backdrops.draw(rng), (_RENDER, _RENDER)).astype(np.float32) / 255
+    room = cv2.resize(backdrops.draw(rng), (_RENDER, _RENDER)).astype(np.float32) / 255
     count = len(clip)
     hidden = range(0)
     if rng.random() < _HIDDEN_SHARE:
@@ -128,9 +125,8 @@ def film(studio: Studio, clip: Clip, rng: np.random.Generator) -> Film:
         image = cv2.resize(image, (CROP, CROP), interpolation=cv2.INTER_AREA)
         image = (image * 255).astype(np.uint8)
         if k in hidden:
-            to_px = CROP / width
-            frame = CropFrame(shift, width, box * to_px + CROP / 2, np.zeros((CROP, CROP), bool))
-            studio.cover(image, frame.outside, frame, np.random.default_rng(seed), least=1)
+            covered, around = np.zeros((CROP, CROP), bool), (box / width + 0.5) * CROP
+            backdrops.cover(image, covered, around, np.random.default_rng(seed), least=1)
         crops[k] = degrade(image, np.random.default_rng(seed))
         joints2d[k] = placed[:, :2] / placed[:, 2:] * (2 / width)
     return Film(crops, joints2d, turns, camera, clip.rotations, betas)
@@ -205,8 +201,7 @@ def film_all(
     body = load_body()
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
-    poses = PoseSource(np.concatenate([clip.rotations for clip in clips[:1]]))
-    studio = Studio(Figure(body), poses, Backdrops(photos))
+    figure, backdrops = Figure(body), Backdrops(photos)
     rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick)
     detector = Detector()
     rng = np.random.default_rng(seed)
@@ -214,7 +209,7 @@ def film_all(
     turns, lengths, kept, began, done = [], [], [], time.monotonic(), 0
     for number, clip in enumerate(windows):
         try:
-            shot = film(studio, clip, rng)
+            shot = film(figure, backdrops, clip, rng)
         except RopeTPError:
             continue
         found = observe(shot, detector, rope, body, clip.fps)
@@ -235,7 +230,6 @@ def film_all(
         np.cumsum([0, *map(len, turns)]),
         np.array([windows[k].name for k in kept]),
         np.array([firsts[k] for k in kept]),
-        windows[0].fps,
     )
     errors.save(out)
     return errors

@@ -154,6 +154,19 @@ def local_rot6d(columns: Tensor) -> Tensor:
     return matrix_to_rot6d(torch.cat([turns[..., :1, :, :], local], -3))
 
 
+def bones_of(joints: Tensor) -> Tensor:
+    """Joints [..., 24, 3] m -> every bone from its parent to its far joint, [..., 23, 3]."""
+    return joints[..., 1:, :] - joints[..., list(PARENTS[1:]), :]
+
+
+def joined_up(bones: Tensor, pelvis: Tensor) -> Tensor:
+    """The joints [..., 24, 3] m of bones [..., 23, 3], from the ``pelvis`` [..., 3] on."""
+    joints = [pelvis]
+    for joint, parent in enumerate(PARENTS[1:]):
+        joints.append(joints[parent] + bones[..., joint, :])
+    return torch.stack(joints, -2)
+
+
 def turn(vectors: Tensor, angles: Tensor) -> Tensor:
     """Vectors [..., 3] turned by rotation vectors [..., 3], rad."""
     angle = angles.norm(dim=-1, keepdim=True).clamp(min=1e-8)

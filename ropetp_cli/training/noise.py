@@ -9,7 +9,15 @@ from torch import Tensor
 
 from ropetp_cli.body.rot6d import rot6d_to_matrix
 from ropetp_cli.body.skeleton import MIRROR, NUM_JOINTS, PARENTS
-from ropetp_cli.training.mocap import Clip, global_columns, local_rot6d, turn, yaw
+from ropetp_cli.training.mocap import (
+    Clip,
+    bones_of,
+    global_columns,
+    joined_up,
+    local_rot6d,
+    turn,
+    yaw,
+)
 
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)
 #: The bones of legs and arms, each by its far joint.
@@ -69,7 +77,8 @@ class PoseNoise:
     (``limb``, in ``limb_share`` of the sequences); the whole body tilted for good
     (``tilt_bias``), slowly (``tilt_drift``) and by frame (``tilt_jitter``), its heading slowly
     (``yaw_drift``). ``proportions`` is the relative error of bone lengths, the same on both
-    sides; in ``swap_share`` of the sequences the legs are taken for one another for a moment.
+    sides; in ``swap_share`` of the sequences the legs are taken for one another for a moment; in
+    ``flat_share`` of them limbs lose up to ``flat`` of their depth before a camera.
     """
 
     bone_bias: float = 3.5
@@ -108,7 +117,7 @@ class PoseNoise:
         def uniform(*size: int) -> Tensor:
             return torch.rand(*size, generator=generator, device=device)
 
-        bones = joints[:, :, 1:] - joints[:, :, list(PARENTS[1:])]
+        bones = bones_of(joints)
         error = (
             self.bone_bias * normal(batch, 1, 69)
             + self.bone_drift * drift((batch, count, 69), 12, generator)
@@ -133,10 +142,7 @@ class PoseNoise:
         lengths = normal(batch, 1, NUM_JOINTS, 1)
         lengths = 0.5 * (lengths + lengths[:, :, list(MIRROR)]) * 1.4 * self.proportions
         bones = bones * (1 + lengths[:, :, 1:] * strength[..., None])
-        seen = [joints[:, :, 0]]
-        for joint, parent in enumerate(PARENTS[1:]):
-            seen.append(seen[parent] + bones[:, :, joint])
-        out = torch.stack(seen, 2)
+        out = joined_up(bones, joints[:, :, 0])
 
         legs = list(LEGS)
         others = [MIRROR[joint] for joint in legs]

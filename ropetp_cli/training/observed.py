@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.rot6d import rot6d_to_matrix
 from ropetp_cli.body.rotations import (
     forward_kinematics,
@@ -23,7 +24,16 @@ from ropetp_cli.body.rotations import (
 )
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.training.mocap import Clip, global_columns, local_rot6d, turn, yaw
+from ropetp_cli.files import atomic_path
+from ropetp_cli.training.mocap import (
+    Clip,
+    bones_of,
+    global_columns,
+    joined_up,
+    local_rot6d,
+    turn,
+    yaw,
+)
 from ropetp_cli.training.noise import Seen
 
 #: A heading that is off for longer than this many frames turns the path with it.
@@ -59,7 +69,7 @@ def differences(
 
 @dataclass
 class ObservedErrors:
-    """Errors of W windows laid end to end, F frames at ``fps``.
+    """Errors of W windows laid end to end, F frames.
 
     ``turns`` [F, 24, 3]: the rotation vectors, rad, that turn each joint's rotation in the world
     to what was seen of it, in axes that face where the body truly faces; ``lengths`` [W, 24]: seen
@@ -72,27 +82,26 @@ class ObservedErrors:
     offsets: np.ndarray
     names: np.ndarray
     first: np.ndarray
-    fps: float
 
     def save(self, path: str | Path) -> None:
         """Write an npz, turns as half floats."""
-        np.savez(
-            path, turns=self.turns.astype(np.float16), lengths=self.lengths.astype(np.float32),
-            offsets=self.offsets, names=self.names, first=self.first, fps=self.fps,
-        )  # fmt: skip
+        values = vars(self) | {"turns": self.turns.astype(np.float16)}
+        with atomic_path(Path(path)) as draft, draft.open("wb") as file:
+            np.savez(file, **values)
 
     @classmethod
     def load(cls, path: str | Path) -> "ObservedErrors":
         """RopeTPError when the file is missing or is not one of ``training.filming``'s."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open_npz(path) as file:
                 values = {name: file[name] for name in cls.__dataclass_fields__}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RopeTPError(
                 f"{path}: no errors of Rope ({error}); python -m ropetp_cli.training.filming "
                 "writes such a file"
             ) from error
-        found = cls(**values | {"fps": float(values["fps"])})
+        found = cls(**values)
+        found.lengths = found.lengths.astype(np.float32)
         windows = len(found.offsets) - 1
         shapes = found.turns.shape, found.lengths.shape, found.names.shape, found.first.shape
         frames = int(found.offsets[-1]) if windows > 0 else 0
@@ -144,13 +153,9 @@ def put_on(joints: Tensor, columns: Tensor | None, turns: Tensor, lengths: Tenso
     """Joints minus pelvis [B, N, 24, 3] m and columns [B, N, 24, 2, 3], off by ``turns`` [B, N, 24,
     3] rad in the body's axes and by ``lengths`` [B, 24]."""
     turns = yaw(turns, heading(joints)[..., None])
-    bones = joints[:, :, 1:] - joints[:, :, _BONES]
-    bones = turn(bones, turns[:, :, _BONES]) * lengths[:, None, 1:, None]
-    seen = [joints[:, :, 0]]
-    for joint, parent in enumerate(_BONES):
-        seen.append(seen[parent] + bones[:, :, joint])
+    bones = turn(bones_of(joints), turns[:, :, _BONES]) * lengths[:, None, 1:, None]
     if columns is not None:
         columns = turn(columns, turns[..., None, :])
     around = turns[:, :, 0, 1].cpu().numpy()
     slow = gaussian_filter1d(around, HEADING_FRAMES, axis=1, mode="nearest")
-    return Seen(torch.stack(seen, 2), torch.from_numpy(slow).to(joints), columns)
+    return Seen(joined_up(bones, joints[:, :, 0]), torch.from_numpy(slow).to(joints), columns)

@@ -11,11 +11,14 @@ that figures are given for stay as they are.
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
+from ropetp_cli.arrays import open_npz
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.files import atomic_path
 from ropetp_cli.training.crops import CropSet
 
 _FIXED = ("images", "sizes", "first", "total", "keypoints")
@@ -56,11 +59,12 @@ def pack(
             rows = slice(first, first + len(pictures))
             labels = {k: _small(v[rows] if v.ndim else v) for k, v in crops.labels.items()}
             path = out / f"{name}.{number:03d}.npz"
-            np.savez_compressed(
-                path, images=np.frombuffer(b"".join(pictures), np.uint8),
-                sizes=np.array(list(map(len, pictures))), first=first, total=len(crops),
-                keypoints=_small(crops.keypoints[rows]), **labels,
-            )  # fmt: skip
+            with atomic_path(path) as draft, draft.open("wb") as file:
+                np.savez_compressed(
+                    file, images=np.frombuffer(b"".join(pictures), np.uint8),
+                    sizes=np.array(list(map(len, pictures))), first=first, total=len(crops),
+                    keypoints=_small(crops.keypoints[rows]), **labels,
+                )  # fmt: skip
             written.append(path)
     return written
 
@@ -74,38 +78,39 @@ def unpack(parcels: Path, data: Path) -> dict[str, int]:
     names = sorted({path.name.split(".")[0] for path in parcels.glob("*.[0-9][0-9][0-9].npz")})
     if not names:
         raise RopeTPError(f"{parcels}: no pieces NAME.000.npz of a crop set here")
-    counts = {}
-    for name in names:
-        parts, images, done = [], None, 0
+    return {name: _unpack(parcels, data, name) for name in names}
+
+
+def _unpack(parcels: Path, data: Path, name: str) -> int:
+    parts, images, done = [], None, 0
+    with atomic_path(data / f"{name}_images.npy") as draft:
         for path in sorted(parcels.glob(f"{name}.[0-9][0-9][0-9].npz")):
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with open_npz(path) as file:
                     part = {key: file[key] for key in file.files}
                 pictures = np.split(part["images"], np.cumsum(part["sizes"])[:-1])
                 decoded = [cv2.imdecode(picture, cv2.IMREAD_COLOR) for picture in pictures]
                 if part["first"] != done or any(image is None for image in decoded):
                     raise ValueError(f"begins at {part['first']}, expected {done}, or is damaged")
-            except (OSError, ValueError, KeyError, cv2.error) as error:
+                if images is None:
+                    shape = (int(part["total"]), *decoded[0].shape)
+                    images = np.lib.format.open_memmap(draft, "w+", np.uint8, shape)
+                images[done : done + len(decoded)] = np.stack(decoded)[..., ::-1]
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile, cv2.error) as error:
                 raise RopeTPError(f"{path}: not the next piece of {name} ({error})") from error
-            if images is None:
-                shape = (int(part["total"]), *decoded[0].shape)
-                images = np.lib.format.open_memmap(
-                    data / f"{name}_images.npy", "w+", np.uint8, shape
-                )
-            for image in decoded:
-                images[done] = image[..., ::-1]
-                done += 1
+            done += len(decoded)
             parts.append(part)
         if done != len(images):
             raise RopeTPError(
                 f"{parcels}: {name} has {done} of {len(images)} crops; a piece is missing"
             )
         images.flush()
-        np.save(data / f"{name}_keypoints.npy", _joined(parts, "keypoints"))
-        labels = {key: _joined(parts, key) for key in parts[0] if key not in _FIXED}
-        np.savez(data / f"{name}_labels.npz", **labels)
-        counts[name] = done
-    return counts
+    labels = {key: _joined(parts, key) for key in parts[0] if key not in _FIXED}
+    with atomic_path(data / f"{name}_labels.npz") as draft, draft.open("wb") as file:
+        np.savez(file, **labels)
+    with atomic_path(data / f"{name}_keypoints.npy") as draft, draft.open("wb") as file:
+        np.save(file, _joined(parts, "keypoints"))
+    return done
 
 
 def _joined(parts: list[dict[str, np.ndarray]], key: str) -> np.ndarray:

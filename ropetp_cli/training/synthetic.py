@@ -453,6 +453,47 @@ class Backdrops:
             return self._photo(rng)
         return self._plain(rng)
 
+    def cover(
+        self,
+        image: np.ndarray,
+        covered: np.ndarray,
+        box: np.ndarray,
+        rng: np.random.Generator,
+        least: int = 0,
+    ) -> None:
+        """Pastes flat occluders over a crop about the person's ``box`` [4] xyxy px, ``least`` or
+        more: polygons, ellipses, bars; updates ``covered`` [256, 256]."""
+        for _ in range(max(least, rng.choice([0, 1, 2, 3], p=[0.66, 0.2, 0.09, 0.05]))):
+            stencil = np.zeros((CROP, CROP), np.uint8)
+            x0, y0, x1, y1 = box
+            centre = rng.uniform([x0, y0], [x1, y1])
+            reach = np.array([x1 - x0, y1 - y0]) * rng.uniform(0.06, 0.3, 2) + 4
+            choice = rng.random()
+            if choice < 0.35:
+                turn = float(rng.uniform(0, 180))
+                corners = cv2.boxPoints((centre.tolist(), (2 * reach).tolist(), turn))
+                cv2.fillPoly(stencil, [corners.astype(np.int32)], 1)
+            elif choice < 0.6:
+                axes = np.maximum(reach, 3).astype(int).tolist()
+                cv2.ellipse(
+                    stencil, centre.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, 1, -1
+                )
+            elif choice < 0.85:
+                angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 10)))
+                radius = rng.uniform(0.4, 1.2, len(angles))[:, None]
+                blob = centre + np.stack([np.cos(angles), np.sin(angles)], 1) * reach * radius
+                cv2.fillPoly(stencil, [blob.astype(np.int32)], 1)
+            elif rng.random() < 0.5:
+                stencil[int(centre[1]) :] = 1 if centre[1] > (y0 + y1) / 2 else 0
+            else:
+                half = rng.uniform(3, 18)
+                stencil[:, int(max(centre[0] - half, 0)) : int(max(centre[0] + half, 0))] = 1
+            if stencil.sum() > 0.45 * stencil.size:
+                continue
+            paste = stencil > 0
+            image[paste] = self.texture(rng)[paste]
+            covered |= paste
+
     def _photo(self, rng: np.random.Generator) -> np.ndarray:
         photo = self.photos[rng.integers(len(self.photos))]
         height, width = photo.shape[:2]
@@ -555,7 +596,7 @@ class Studio:
         covered = (
             cv2.resize(covered.astype(np.uint8), (CROP, CROP), interpolation=cv2.INTER_AREA) > 0
         )
-        self.cover(image, covered, frame, rng)
+        self.backdrops.cover(image, covered, frame.box, rng)
         fill = self._outside_fill(image, rng)
         image = degrade(image, rng)
         image[frame.outside] = fill[frame.outside]
@@ -647,47 +688,6 @@ class Studio:
                 drawn = rasterize(vertices, faces, colours, frame.width, _RENDER, flat=True)
                 layers.append((*drawn, True))
         return layers
-
-    def cover(
-        self,
-        image: np.ndarray,
-        covered: np.ndarray,
-        frame: CropFrame,
-        rng: np.random.Generator,
-        least: int = 0,
-    ) -> None:
-        """Pastes flat occluders over the crop, ``least`` or more: polygons, ellipses, bars; updates
-        ``covered``."""
-        for _ in range(max(least, rng.choice([0, 1, 2, 3], p=[0.66, 0.2, 0.09, 0.05]))):
-            stencil = np.zeros((CROP, CROP), np.uint8)
-            x0, y0, x1, y1 = frame.box
-            centre = rng.uniform([x0, y0], [x1, y1])
-            reach = np.array([x1 - x0, y1 - y0]) * rng.uniform(0.06, 0.3, 2) + 4
-            choice = rng.random()
-            if choice < 0.35:
-                turn = float(rng.uniform(0, 180))
-                box = cv2.boxPoints((centre.tolist(), (2 * reach).tolist(), turn))
-                cv2.fillPoly(stencil, [box.astype(np.int32)], 1)
-            elif choice < 0.6:
-                axes = np.maximum(reach, 3).astype(int).tolist()
-                cv2.ellipse(
-                    stencil, centre.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, 1, -1
-                )
-            elif choice < 0.85:
-                angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 10)))
-                radius = rng.uniform(0.4, 1.2, len(angles))[:, None]
-                blob = centre + np.stack([np.cos(angles), np.sin(angles)], 1) * reach * radius
-                cv2.fillPoly(stencil, [blob.astype(np.int32)], 1)
-            elif rng.random() < 0.5:
-                stencil[int(centre[1]) :] = 1 if centre[1] > (y0 + y1) / 2 else 0
-            else:
-                half = rng.uniform(3, 18)
-                stencil[:, int(max(centre[0] - half, 0)) : int(max(centre[0] + half, 0))] = 1
-            if stencil.sum() > 0.45 * stencil.size:
-                continue
-            paste = stencil > 0
-            image[paste] = self.backdrops.texture(rng)[paste]
-            covered |= paste
 
     def _outside_fill(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What a crop shows beyond the edge of its picture: mostly black."""
