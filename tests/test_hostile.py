@@ -35,6 +35,7 @@ from ropetp_cli.motion import Motion
 from ropetp_cli.runs import is_finished, last_report
 from ropetp_cli.stages import NotStored
 from ropetp_cli.stills import read_boxes
+from ropetp_cli.training.observed import ObservedErrors
 from ropetp_cli.video.writer import VideoWriter
 from ropetp_cli.weights import WeightFile, read_manifest
 
@@ -142,6 +143,25 @@ def test_motions_with_other_arrays(tmp_path_factory, whole, changes):
     path = tmp_path_factory.mktemp("f") / "motion.npz"
     answer = try_reader(load_motion, path, stream.getvalue())
     assert answer is None or len(answer) == len(answer.joints)
+
+
+ERROR_KEYS = ["turns", "lengths", "offsets", "names", "first"]
+
+
+@tried
+@given(data=st.data(), changes=st.dictionaries(
+    st.sampled_from(ERROR_KEYS), ANY_ARRAY | st.none(), max_size=2))  # fmt: skip
+def test_damaged_and_made_up_errors_of_rope(tmp_path_factory, data, changes):
+    content = {
+        "turns": np.zeros((6, 24, 3), np.float16), "lengths": np.ones((2, 24), np.float32),
+        "offsets": np.array([0, 3, 6]), "names": np.array(["a", "b"]), "first": np.array([0, 2]),
+    } | changes  # fmt: skip
+    stream = io.BytesIO()
+    np.savez(stream, **{key: value for key, value in content.items() if value is not None})
+    given_bytes = stream.getvalue() if changes else data.draw(damaged(stream.getvalue()))
+    path = tmp_path_factory.mktemp("f") / "errors.npz"
+    answer = try_reader(ObservedErrors.load, path, given_bytes)
+    assert answer is None or len(answer.turns) == answer.offsets[-1]
 
 
 @tried

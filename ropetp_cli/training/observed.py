@@ -101,15 +101,26 @@ class ObservedErrors:
                 "writes such a file"
             ) from error
         found = cls(**values)
-        found.lengths = found.lengths.astype(np.float32)
-        windows = len(found.offsets) - 1
-        shapes = found.turns.shape, found.lengths.shape, found.names.shape, found.first.shape
-        frames = int(found.offsets[-1]) if windows > 0 else 0
-        if windows < 1 or shapes != (
-            (frames, NUM_JOINTS, 3), (windows, NUM_JOINTS), (windows,), (windows,),
-        ) or (np.diff(found.offsets) < 2).any():  # fmt: skip
+        if not found._fits_together():
             raise RopeTPError(f"{path}: its windows and frames do not fit together; make it again")
+        found.turns, found.lengths = (v.astype(np.float32) for v in (found.turns, found.lengths))
         return found
+
+    def _fits_together(self) -> bool:
+        """Whether kinds, shapes and values are those of windows laid end to end."""
+        kinds = [value.dtype.kind for value in vars(self).values()]
+        if kinds != ["f", "f", "i", "U", "i"] or self.offsets.ndim != 1 or len(self.offsets) < 2:
+            return False
+        windows, frames = len(self.offsets) - 1, int(self.offsets[-1])
+        shapes = [value.shape for value in vars(self).values()]
+        expected = [(frames, NUM_JOINTS, 3), (windows, NUM_JOINTS), (windows + 1,)]
+        return (
+            shapes == [*expected, (windows,), (windows,)]
+            and self.offsets[0] == 0
+            and bool((np.diff(self.offsets) > 1).all() and (self.first >= 0).all())
+            and bool(np.isfinite(self.turns).all() and (self.lengths > 0).all())
+            and bool(np.isfinite(self.lengths).all())
+        )
 
     def parts(self, clips: list[Clip]) -> list["Filmed"]:
         """The filmed parts of ``clips`` with what is wrong in each. RopeTPError when a clip is
@@ -122,7 +133,7 @@ class ObservedErrors:
             if name not in known or last > len(known[name]):
                 raise RopeTPError(f"clip {name}: frames {first} to {last} were filmed, not there")
             clip = known[name].part(int(first), last)
-            parts.append(Filmed(clip, self.turns[rows].astype(np.float32), self.lengths[k]))
+            parts.append(Filmed(clip, self.turns[rows], self.lengths[k]))
         return parts
 
 
