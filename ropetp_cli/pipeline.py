@@ -44,6 +44,7 @@ from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
+from ropetp_cli.rope.temporal import TemporalRefiner, as_seen, load_temporal
 from ropetp_cli.runs import REPORT, fingerprint, ingredients, is_finished, last_report, run_key
 from ropetp_cli.stages import StageCache, Steps
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
@@ -64,7 +65,15 @@ Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 BEGINS = {
     "people": (),
     "pose": ("person", "camera", "focal_px", "focal_mm", "quick", "body", "rope weights"),
-    "path": ("fps", "npz_layout", "steps", "seed", "path", "trajectory weights"),
+    "path": (
+        "fps",
+        "npz_layout",
+        "steps",
+        "seed",
+        "path",
+        "temporal weights",
+        "trajectory weights",
+    ),
     "physics": ("physics",),
     "files": ("formats", "previews", "up", "skeleton", "with_mesh", "one_glb", "batch_size"),
 }
@@ -129,6 +138,9 @@ class Models:
             load_rope(find_weights("rope", options.weights), self.body), self.device,
             quick=options.quick,
         )  # fmt: skip
+        self.refiner = TemporalRefiner(
+            load_temporal(find_weights("temporal", options.weights)), self.device
+        )
         self.denoiser = load_denoiser(find_weights("trajectory", options.weights))
         self._detector = options.detector
 
@@ -176,8 +188,9 @@ def capture(
     answers, background = stage(
         "pose", estimate_poses, video, people, tracks, camera, models.rope, options, clock, steps
     )
+    still = background is None or not background.moving
     poses = [
-        to_camera(answer, track, body, camera, people.fps)
+        to_camera(answer, track, body, camera, people.fps, models.refiner, still)
         for answer, track in zip(answers, tracks, strict=True)
     ]
     del answers  # an hour of them is 300 MB a person
@@ -302,24 +315,34 @@ def boxes_at(tracks: list[Track], index: int) -> tuple[list[int], np.ndarray]:
 
 
 def to_camera(
-    answer: CropPoses, track: Track, body: BodyData, camera: Camera, fps: float
+    answer: CropPoses,
+    track: Track,
+    body: BodyData,
+    camera: Camera,
+    fps: float,
+    refiner: TemporalRefiner,
+    still: bool,
 ) -> PoseSequence:
-    """One person's crops brought to the camera's axes, with one shape, without frame noise."""
+    """One person's crops brought to the camera's axes, put right by the frames around, with one
+    shape, without frame noise. ``still``: the camera does not move."""
     crops = [square_crop(box) for box in track.boxes]
     centers = np.array([crop.center for crop in crops])
     sizes = np.array([crop.size for crop in crops])
     joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
 
-    turned = answer.rotations.copy()
-    turned[:, 0] = look_along(centers, camera.focal, camera.center) @ turned[:, 0]
-    rotations = smooth_rotations(turned, answer.confidence, fps)
     betas = steady_betas(answer.betas, answer.confidence.mean(axis=1) * track.seen)
-    joints = posed_joints(rotations, body.rest_joints(betas))
+    rest = body.rest_joints(betas)
+    turn = look_along(centers, camera.focal, camera.center)
+    about = weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center)
+    keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
+    turned = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
+    turned[:, 0] = turn @ turned[:, 0]
+    rotations = smooth_rotations(turned, answer.confidence, fps)
+    joints = posed_joints(rotations, rest)
 
     pelvis = fit_pelvis(
-        joints, joints2d, answer.confidence, camera.focal, camera.center,
-        fallback=weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center),
-    )  # fmt: skip
+        joints, joints2d, answer.confidence, camera.focal, camera.center, fallback=about
+    )
     pelvis = smooth_points(pelvis, fps)
     return PoseSequence(
         rotations=rotations,

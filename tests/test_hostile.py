@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filmed import seen_by, turning_rotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -35,7 +36,7 @@ from ropetp_cli.motion import Motion
 from ropetp_cli.runs import is_finished, last_report
 from ropetp_cli.stages import NotStored
 from ropetp_cli.stills import read_boxes
-from ropetp_cli.training.observed import ObservedErrors
+from ropetp_cli.training.sightings import Sightings
 from ropetp_cli.video.writer import VideoWriter
 from ropetp_cli.weights import WeightFile, read_manifest
 
@@ -145,23 +146,19 @@ def test_motions_with_other_arrays(tmp_path_factory, whole, changes):
     assert answer is None or len(answer) == len(answer.joints)
 
 
-ERROR_KEYS = ["turns", "lengths", "offsets", "names", "first"]
+SIGHTINGS = st.sampled_from(list(Sightings.__dataclass_fields__))
 
 
 @tried
-@given(data=st.data(), changes=st.dictionaries(
-    st.sampled_from(ERROR_KEYS), ANY_ARRAY | st.none(), max_size=2))  # fmt: skip
-def test_damaged_and_made_up_errors_of_rope(tmp_path_factory, data, changes):
-    content = {
-        "turns": np.zeros((6, 24, 3), np.float16), "lengths": np.ones((2, 24), np.float32),
-        "offsets": np.array([0, 3, 6]), "names": np.array(["a", "b"]), "first": np.array([0, 2]),
-    } | changes  # fmt: skip
+@given(data=st.data(), changes=st.dictionaries(SIGHTINGS, ANY_ARRAY | st.none(), max_size=2))
+def test_damaged_and_made_up_sightings(tmp_path_factory, data, changes):
+    content = vars(seen_by(turning_rotations(3))) | changes
     stream = io.BytesIO()
     np.savez(stream, **{key: value for key, value in content.items() if value is not None})
     given_bytes = stream.getvalue() if changes else data.draw(damaged(stream.getvalue()))
-    path = tmp_path_factory.mktemp("f") / "errors.npz"
-    answer = try_reader(ObservedErrors.load, path, given_bytes)
-    assert answer is None or len(answer.turns) == answer.offsets[-1]
+    path = tmp_path_factory.mktemp("f") / "sightings.npz"
+    answer = try_reader(Sightings.load, path, given_bytes)
+    assert answer is None or len(answer.seen) == answer.offsets[-1]
 
 
 @tried

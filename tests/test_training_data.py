@@ -20,7 +20,7 @@ from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.training.augment import degrade
 from ropetp_cli.training.crops import CropSet, Sample, augment
-from ropetp_cli.training.filming import film, observe
+from ropetp_cli.training.filming import film, look_at
 from ropetp_cli.training.fitting import (
     BONES,
     Evidence,
@@ -32,9 +32,11 @@ from ropetp_cli.training.fitting import (
     real_labels,
 )
 from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.observed import ObservedErrors
 from ropetp_cli.training.pack import pack, unpack
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
 from ropetp_cli.training.rope import TrainOptions, train
+from ropetp_cli.training.sightings import sighting
 from ropetp_cli.training.synthetic import (
     BACKGROUND,
     Backdrops,
@@ -460,9 +462,15 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     assert np.abs(shot.joints2d).max() < 1.0
     assert np.ptp(shot.joints2d, axis=1).max(axis=1) == pytest.approx(1.45, abs=0.25)
     predictor = RopePredictor(load_rope(find_weights("rope"), body))
-    turns, lengths = observe(shot, Detector(), predictor, body, clip.fps)
+    answer, keypoints = look_at(shot, Detector(), predictor)
+    seen = sighting(
+        answer, keypoints, shot.turn, shot.width, shot.rotations, shot.camera, shot.betas, "walk", 0
+    )
+    errors = ObservedErrors.of(seen, body, None, clip.fps)
     legs = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("hip", "knee")]
-    off = np.degrees(np.linalg.norm(turns, axis=-1))
+    off = np.degrees(np.linalg.norm(errors.turns, axis=-1))
     assert 1 < off[:, legs].mean() < 30
     assert off[:, 0].mean() < 25
-    assert lengths == pytest.approx(1, abs=0.35)
+    assert errors.lengths == pytest.approx(1, abs=0.35)
+    away = seen.frames(0, body.rest_joints(shot.betas), clip.fps)
+    assert away.velocity.norm(dim=-1).mean() == pytest.approx(0.3 * 30 / count, abs=0.6)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from filmed import seen_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -44,6 +45,7 @@ from ropetp_cli.training.mocap import (
 )
 from ropetp_cli.training.noise import PoseNoise, flattening, noisy_clips
 from ropetp_cli.training.observed import Filmed, ObservedErrors, differences, put_on
+from ropetp_cli.training.sightings import Sightings
 from ropetp_cli.training.trajectory import TrajTraining, train, validation_clips
 from ropetp_cli.training.windows import WindowSampler
 from ropetp_cli.trajectory import sampling
@@ -599,33 +601,16 @@ def test_observed_errors_bring_back_what_was_seen(seed):
     assert np.allclose(turned - rest[:1], seen.joints[0], atol=2e-3)
 
 
-def observed_of(clip: Clip, count: int) -> ObservedErrors:
-    turns, lengths = differences(*seen_wrongly(clip, 0), clip.rotations, clip.rest)
-    windows = [(turns[first : first + count], lengths) for first in (0, 10)]
-    return ObservedErrors(
-        np.concatenate([w[0] for w in windows]), np.stack([w[1] for w in windows]),
-        np.arange(3) * count, np.array([clip.name] * 2), np.array([0, 10]),
-    )  # fmt: skip
-
-
-def test_observed_errors_come_from_files_and_belong_to_clips(tmp_path):
+def test_observed_errors_belong_to_clips():
     clip = turning(60)
-    observed_of(clip, 40).save(tmp_path / "e.npz")
-    errors = ObservedErrors.load(tmp_path / "e.npz")
+    sightings = [seen_by(clip.rotations[f : f + 40], clip.name, f) for f in (0, 10)]
+    errors = ObservedErrors.of(Sightings.joined(sightings), load_body(), None, 30.0)
     part = errors.parts([clip])[1]
     assert np.array_equal(part.clip.joints, clip.joints[10:50])
     seen = part.seen()
     assert 0.02 < np.linalg.norm(seen.joints - part.clip.joints, axis=-1).mean() < 0.4
     with pytest.raises(RopeTPError, match="other: frames 0 to 40"):
         replace(errors, names=np.array(["other"] * 2)).parts([clip])
-    with np.load(tmp_path / "e.npz") as file:
-        content = dict(file)
-    np.savez(tmp_path / "few.npz", **content | {"turns": content["turns"][:30]})
-    np.savez(tmp_path / "other.npz", a=1)
-    (tmp_path / "text.npz").write_text("hello")
-    for name in ("few", "other", "text", "none"):
-        with pytest.raises(RopeTPError, match=f"{name}.npz"):
-            ObservedErrors.load(tmp_path / f"{name}.npz")
 
 
 def test_windows_of_filmed_clips_carry_what_was_seen_of_them():
@@ -754,11 +739,11 @@ def test_networks_of_the_papers_options_are_trained_and_measured(tmp_path):
     assert (config.condition, config.output, config.width) == ("rot6d", "xyz", 16)
     args = ["trajectory", str(tmp_path / "mocap_val.npz"), "--weights", str(out), "--steps", "2"]
     errors = tmp_path / "errors.npz"
-    observed_of(clips[1], 20).save(errors)
+    seen_by(clips[1].rotations[:20], clips[1].name).save(errors)
     for told, count in (
         (("--noise", "clean"), 1),
         (("--noise", "rope"), 1),
-        (("--errors", errors), 2),
+        (("--errors", errors), 1),
     ):
         shown = CliRunner().invoke(evaluate_command, [*args, *map(str, told), "--json"])
         assert shown.exit_code == 0, shown.output

@@ -29,9 +29,14 @@ def weak_perspective_pelvis(
     stretch = np.linalg.norm(
         np.concatenate([(centers - center) / focal, np.ones((len(centers), 1))], 1), axis=1
     )
-    depth = 2.0 * focal * stretch / (cam[:, 0] * sizes)
-    in_crop_axes = np.stack([cam[:, 1], cam[:, 2], depth], axis=1)
-    return np.einsum("nij,nj->ni", look_along(centers, focal, center), in_crop_axes)
+    return pelvis_in_crops(cam, sizes / (focal * stretch), look_along(centers, focal, center))
+
+
+def pelvis_in_crops(cam: np.ndarray, width: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """The same from each crop's ``width`` [N] at one metre and ``turn`` [N, 3, 3] from its axes to
+    the camera's."""
+    in_crop_axes = np.stack([cam[:, 1], cam[:, 2], 2.0 / (cam[:, 0] * width)], axis=1)
+    return np.einsum("nij,nj->ni", turn, in_crop_axes)
 
 
 def fit_pelvis(

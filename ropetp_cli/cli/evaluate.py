@@ -36,8 +36,8 @@ def command() -> None:
     help="True joints, or joints with made-up errors of a pose network.",
 )
 @click.option("--errors", type=click.Path(dir_okay=False, path_type=Path),
-              help="Rope's own errors on MOCAP (python -m ropetp_cli.training.filming): measure on "
-              "what was filmed, behind them.")  # fmt: skip
+              help="What Rope saw of MOCAP (python -m ropetp_cli.training.filming): measure on "
+              "what was filmed, behind Rope's own errors.")  # fmt: skip
 @click.option("--physics", is_flag=True, help="Also with the physics stage.")
 @click.option("--plot", type=click.Path(file_okay=False, path_type=Path),
               help="A directory for pictures of the worst three clips of each action.")  # fmt: skip
@@ -60,7 +60,7 @@ def trajectory(
     """
     from ropetp_cli.evaluation.trajectory import compare, physics_rows, views
     from ropetp_cli.training.mocap import load_clips, load_turned_clips
-    from ropetp_cli.training.observed import ObservedErrors
+    from ropetp_cli.training.observed import observed
     from ropetp_cli.trajectory.denoiser import load_denoiser
     from ropetp_cli.trajectory.sampling import regenerate_path
     from ropetp_cli.weights import find_weights
@@ -70,7 +70,7 @@ def trajectory(
     load = load_turned_clips if physics or model.config.condition == "rot6d" else load_clips
     clips = load(mocap)
     if errors is not None:
-        parts, noise = ObservedErrors.load(errors).parts(clips), "observed"
+        parts, noise = observed(errors, None if is_file else weights).parts(clips), "observed"
         pairs = [(part.clip, part.seen()) for part in parts]
     else:
         pairs = views(clips, noise, seed)
@@ -175,6 +175,29 @@ def pose(
         return
     for name, figures in found.items():
         click.echo(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+
+
+@command.command()
+@click.argument("sightings", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--weights", type=click.Path(path_type=Path),
+              help="A directory with a manifest, or a .safetensors file.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def temporal(sightings: Path, weights: Path | None, device: str, as_json: bool) -> None:
+    """Rope over time against Rope alone, on SIGHTINGS of filmed motion capture (.npz)."""
+    from ropetp_cli.body.model import load_body
+    from ropetp_cli.evaluation.temporal import evaluate
+    from ropetp_cli.rope.temporal import load_temporal
+    from ropetp_cli.training.sightings import Sightings
+    from ropetp_cli.weights import find_weights
+
+    is_file = weights is not None and weights.suffix == ".safetensors"
+    model = load_temporal(weights if is_file else find_weights("temporal", weights))
+    found = evaluate(model, Sightings.load(sightings), load_body(), device)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    _table("Rope", list(found["alone"]), found)
 
 
 @command.command()

@@ -1,4 +1,4 @@
-"""``ropetp train``: the paper's two training loops."""
+"""``ropetp train``: the paper's two training loops, and Rope's over time."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def command() -> None:
-    """Train Rope or the trajectory denoiser."""
+    """Train Rope, Rope over time or the trajectory denoiser."""
 
 
 @command.command()
@@ -33,7 +33,7 @@ def command() -> None:
 )
 @click.option("--errors", nargs=2, metavar="TRAIN VAL",
               type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="What Rope gets wrong on the two files (python -m "
+              help="What Rope saw of the two files (python -m "
               "ropetp_cli.training.filming), to train and to watch with.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), help="Train so many steps, not minutes.")
 @click.option("--clean", type=click.FloatRange(0, 1), default=0.5, show_default=True,
@@ -228,3 +228,63 @@ def rope(threads: int | None, **options) -> None:
     if threads:
         torch.set_num_threads(threads)
     train(TrainOptions(**options), log=lambda line: click.echo(line, err=True))
+
+
+@command.command()
+@click.argument("seen", nargs=-1, required=True,
+                type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+@click.option("--watch", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              required=True, help="What Rope saw of other people, to watch with.")  # fmt: skip
+@click.option("--mocap", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Motion capture (mocap_train.npz): half of the windows are then of it, before "
+              "cameras that never were.")  # fmt: skip
+@click.option("--imagined", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="The share of them.")  # fmt: skip
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
+              help="Weights to write (.safetensors).")  # fmt: skip
+@click.option("--start", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Weights (.safetensors) to begin from, with a fresh optimizer.")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=30.0,
+              show_default=True, help="This leg's length.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(1), help="Train so many steps, not minutes.")
+@click.option("--check-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0,
+              show_default=True, help="Between looks at --watch, each with weights.")  # fmt: skip
+@click.option("--width", type=click.IntRange(16), default=256, show_default=True,
+              help="Of a new network.")  # fmt: skip
+@click.option("--dropout", type=click.FloatRange(0, 0.9), default=0.1, show_default=True,
+              help="Of a new network.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=1e-3,
+              show_default=True, help="Highest learning rate.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def temporal(
+    seen: tuple[Path, ...],
+    watch: Path,
+    out: Path,
+    mocap: Path | None,
+    start: Path | None,
+    width: int,
+    dropout: float,
+    threads: int | None,
+    device: str,
+    **options,
+) -> None:
+    """Train Rope over time on what Rope saw of filmed motion capture, SEEN.
+
+    ``python -m ropetp_cli.training.filming`` writes such files.
+    """
+    import torch
+
+    from ropetp_cli.body.model import load_body
+    from ropetp_cli.rope.temporal import TemporalConfig
+    from ropetp_cli.training.temporal import TemporalTraining, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    train(
+        list(seen), watch, out, load_body(), TemporalTraining(**options),
+        mocap, TemporalConfig(width=width, dropout=dropout), start, device,
+        report=lambda line: click.echo(line, err=True),
+    )  # fmt: skip

@@ -1,10 +1,8 @@
-"""Motion capture filmed and seen through the detector and Rope: the errors a path is made behind.
+"""Motion capture filmed and seen through the detector and Rope.
 
 Of every window, the body walks through a made-up room before a camera that keeps its place, in one
-set of clothes; its crops go through detector and Rope, the answers through what the tool does with
-them (one shape, no frame noise, gravity from the upright body), and how far each joint's rotation
-is off then is written down (``training.observed``). A third of the people are hidden in part
-for a while.
+set of clothes; its crops go through detector and Rope, and what they answer is written down beside
+the truth (``training.sightings``). A third of the people are hidden in part for a while.
 
 ``python -m ropetp_cli.training.filming --help`` writes such a file.
 """
@@ -17,21 +15,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, yaw_matrix
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, NUM_JOINTS
-from ropetp_cli.camera.gravity import LEVEL, fuse_with_gravity, standing_votes
+from ropetp_cli.camera.gravity import LEVEL
 from ropetp_cli.camera.placement import look_along
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.crops import CROP_PX, CROP_SCALE
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.network import load_rope
-from ropetp_cli.rope.predictor import RopePredictor, posed_joints
-from ropetp_cli.rope.smoothing import smooth_rotations, steady_betas
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.training.augment import degrade
 from ropetp_cli.training.detections import person_boxes
 from ropetp_cli.training.mocap import Clip, load_turned_clips
-from ropetp_cli.training.observed import ObservedErrors, differences
+from ropetp_cli.training.sightings import Sightings, sighting
 from ropetp_cli.training.synthetic import (
     CROP,
     Backdrops,
@@ -55,13 +52,14 @@ _HIDDEN_SHARE = 0.35
 @dataclass
 class Film:
     """A window's N crops uint8 RGB [N, 256, 256, 3] and joints2d [N, 24, 2] in -1..1 of them;
-    ``turn`` [N, 3, 3]: from each crop's axes to the camera's; ``camera`` [3, 3] from the world's
-    to the camera's; the pose as filmed: rotations [N, 24, 3, 3], the pelvis's in the world, and
-    betas [10]."""
+    ``turn`` [N, 3, 3]: from each crop's axes to the camera's, ``width`` [N]: the crop's at one
+    metre; ``camera`` [3, 3] from the world's to the camera's; the pose as filmed: rotations
+    [N, 24, 3, 3], the pelvis's in the world, and betas [10]."""
 
     crops: np.ndarray
     joints2d: np.ndarray
     turn: np.ndarray
+    width: np.ndarray
     camera: np.ndarray
     rotations: np.ndarray
     betas: np.ndarray
@@ -106,6 +104,7 @@ def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Genera
     loose = CROP_SCALE * np.exp(rng.normal(0, 0.02, count))
     crops = np.empty((count, CROP, CROP, 3), np.uint8)
     joints2d, turns = np.empty((count, NUM_JOINTS, 2)), np.empty((count, 3, 3))
+    widths = np.empty(count)
     for k in range(count):
         local = clip.rotations[k].copy()
         local[0] = camera @ local[0]
@@ -117,7 +116,7 @@ def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Genera
         turns[k] = look_along((box[:2] + box[2:])[None] / 2, 1.0, np.zeros(2))[0]
         seen, placed = seen @ turns[k], (joints + shift) @ turns[k]
         box = _box(seen)
-        width = float(loose[k] * (box[2:] - box[:2]).max())
+        width = widths[k] = float(loose[k] * (box[2:] - box[:2]).max())
         colour, depth = rasterize(seen, figure.faces, shaded, width, _RENDER, flat=False)
         drawn = depth < _FAR
         image = room.copy()
@@ -129,7 +128,7 @@ def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Genera
             backdrops.cover(image, covered, around, np.random.default_rng(seed), least=1)
         crops[k] = degrade(image, np.random.default_rng(seed))
         joints2d[k] = placed[:, :2] / placed[:, 2:] * (2 / width)
-    return Film(crops, joints2d, turns, camera, clip.rotations, betas)
+    return Film(crops, joints2d, turns, widths, camera, clip.rotations, betas)
 
 
 def _box(points: np.ndarray) -> np.ndarray:
@@ -140,30 +139,17 @@ def _box(points: np.ndarray) -> np.ndarray:
     return np.concatenate([flat.min(0), flat.max(0)])
 
 
-def observe(
-    shot: Film, detector: Detector, rope: RopePredictor, body: BodyData, fps: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """How far off the film is seen: ``turns`` [N, 24, 3] rad and ``lengths`` [24] of
-    :class:`ObservedErrors`."""
+def look_at(shot: Film, detector: Detector, rope: RopePredictor) -> tuple[CropPoses, np.ndarray]:
+    """What Rope answers for a film's N crops, and the detector's keypoints [N, 17, 3] in them."""
     boxes = person_boxes(shot.joints2d)
-    answers = []
+    answers, keypoints = [], []
     for start in range(0, len(boxes), 16):
         rows = slice(start, start + 16)
         found = detector.keypoints_in_crops(shot.crops[rows][..., ::-1], boxes[rows])
         found[..., :2] = np.where(found[..., 2:] > 0, found[..., :2] * 2 / CROP_PX - 1, 0)
+        keypoints.append(found)
         answers.append(rope.predict(shot.crops[rows], found))
-    answer = type(answers[0]).joined(answers)
-
-    turned = answer.rotations.copy()
-    turned[:, 0] = shot.turn @ turned[:, 0]
-    seen = smooth_rotations(turned, answer.confidence, fps)
-    betas = steady_betas(answer.betas, answer.confidence.mean(axis=1))
-    rest, true_rest = body.rest_joints(betas), body.rest_joints(shot.betas)
-    up, votes = standing_votes(posed_joints(seen, rest), answer.confidence.mean(axis=1))
-    world = fuse_with_gravity(np.eye(3)[None], np.zeros(len(up), int), up, votes)[0]
-    seen[:, 0] = world @ seen[:, 0]
-
-    return differences(seen, rest, shot.rotations, true_rest)
+    return CropPoses.joined(answers), np.concatenate(keypoints)
 
 
 def choose_windows(
@@ -195,9 +181,9 @@ def film_all(
     weights: Path | None = None,
     quick: bool = False,
     seed: int = 0,
-) -> ObservedErrors:
-    """Film ``count`` windows of ``mocap`` and write what Rope gets wrong to ``out`` (npz). LSPET's
-    ``crops`` and ``joints`` give photographic backgrounds."""
+) -> Sightings:
+    """Film ``count`` windows of ``mocap`` and write what Rope sees of them to ``out`` (npz).
+    LSPET's ``crops`` and ``joints`` give photographic backgrounds."""
     body = load_body()
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
@@ -206,37 +192,33 @@ def film_all(
     detector = Detector()
     rng = np.random.default_rng(seed)
     windows, firsts = choose_windows(clips, count, frames, rng)
-    turns, lengths, kept, began, done = [], [], [], time.monotonic(), 0
-    for number, clip in enumerate(windows):
+    parts: list[Sightings] = []
+    began, done = time.monotonic(), 0
+    for number, (clip, first) in enumerate(zip(windows, firsts, strict=True)):
         try:
             shot = film(figure, backdrops, clip, rng)
         except RopeTPError:
             continue
-        found = observe(shot, detector, rope, body, clip.fps)
-        turns.append(found[0])
-        lengths.append(found[1])
-        kept.append(number)
+        answer, keypoints = look_at(shot, detector, rope)
+        parts.append(
+            sighting(
+                answer, keypoints, shot.turn, shot.width, shot.rotations, shot.camera, shot.betas,
+                clip.name, first,
+            )
+        )  # fmt: skip
         done += len(clip)
         if number % 5 == 4 or number + 1 == len(windows):
-            off = np.degrees(np.linalg.norm(turns[-1], axis=-1)).mean()
             each = (time.monotonic() - began) / done
-            print(f"{number + 1} of {len(windows)}, {each:.3f} s a frame; the last {off:.1f} "
-                  "degrees off", flush=True)  # fmt: skip
-    if not kept:
+            print(f"{number + 1} of {len(windows)}, {each:.3f} s a frame", flush=True)
+    if not parts:
         raise RopeTPError(f"{mocap}: no window could be filmed")
-    errors = ObservedErrors(
-        np.concatenate(turns),
-        np.stack(lengths),
-        np.cumsum([0, *map(len, turns)]),
-        np.array([windows[k].name for k in kept]),
-        np.array([firsts[k] for k in kept]),
-    )
-    errors.save(out)
-    return errors
+    sightings = Sightings.joined(parts)
+    sightings.save(out)
+    return sightings
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Film motion capture and note Rope's errors.")
+    parser = argparse.ArgumentParser(description="Film motion capture and note what Rope sees.")
     parser.add_argument("mocap", type=Path, help="mocap_*.npz")
     parser.add_argument("out", type=Path, help="npz to write")
     parser.add_argument("--count", type=int, default=60, help="windows; 0: one of every clip")

@@ -1,11 +1,10 @@
 """The errors Rope really makes on moving people, to train and to measure TrajDenoiser behind them.
 
-``training.filming`` films motion capture and writes down, frame by frame, how far every joint's
-rotation in the world is off in Rope's answer. They belong to the motion they were made on: who
-walks towards a camera takes shorter steps in Rope's eyes, and a path must not believe them.
+``training.filming`` films motion capture and writes down what Rope saw of it. How far every joint's
+rotation in the world is off in it, frame by frame, belongs to the motion it was seen on: who walks
+towards a camera takes shorter steps in Rope's eyes, and a path must not believe them.
 """
 
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from ropetp_cli.arrays import open_npz
+from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rot6d import rot6d_to_matrix
 from ropetp_cli.body.rotations import (
     forward_kinematics,
@@ -22,9 +21,12 @@ from ropetp_cli.body.rotations import (
     matrix_to_axis_angle,
     yaw_matrix,
 )
-from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, PARENTS
+from ropetp_cli.camera.gravity import fuse_with_gravity, standing_votes
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.files import atomic_path
+from ropetp_cli.rope.predictor import posed_joints
+from ropetp_cli.rope.smoothing import smooth_rotations
+from ropetp_cli.rope.temporal import TemporalRefiner, load_temporal
 from ropetp_cli.training.mocap import (
     Clip,
     bones_of,
@@ -35,6 +37,8 @@ from ropetp_cli.training.mocap import (
     yaw,
 )
 from ropetp_cli.training.noise import Seen
+from ropetp_cli.training.sightings import Sightings
+from ropetp_cli.weights import find_weights
 
 #: A heading that is off for longer than this many frames turns the path with it.
 HEADING_FRAMES = 15.0
@@ -83,44 +87,31 @@ class ObservedErrors:
     names: np.ndarray
     first: np.ndarray
 
-    def save(self, path: str | Path) -> None:
-        """Write an npz, turns as half floats."""
-        values = vars(self) | {"turns": self.turns.astype(np.float16)}
-        with atomic_path(Path(path)) as draft, draft.open("wb") as file:
-            np.savez(file, **values)
-
     @classmethod
-    def load(cls, path: str | Path) -> "ObservedErrors":
-        """RopeTPError when the file is missing or is not one of ``training.filming``'s."""
-        try:
-            with open_npz(path) as file:
-                values = {name: file[name] for name in cls.__dataclass_fields__}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RopeTPError(
-                f"{path}: no errors of Rope ({error}); python -m ropetp_cli.training.filming "
-                "writes such a file"
-            ) from error
-        found = cls(**values)
-        if not found._fits_together():
-            raise RopeTPError(f"{path}: its windows and frames do not fit together; make it again")
-        found.turns, found.lengths = (v.astype(np.float32) for v in (found.turns, found.lengths))
-        return found
-
-    def _fits_together(self) -> bool:
-        """Whether kinds, shapes and values are those of windows laid end to end."""
-        kinds = [value.dtype.kind for value in vars(self).values()]
-        if kinds != ["f", "f", "i", "U", "i"] or self.offsets.ndim != 1 or len(self.offsets) < 2:
-            return False
-        windows, frames = len(self.offsets) - 1, int(self.offsets[-1])
-        shapes = [value.shape for value in vars(self).values()]
-        expected = [(frames, NUM_JOINTS, 3), (windows, NUM_JOINTS), (windows + 1,)]
-        return (
-            shapes == [*expected, (windows,), (windows,)]
-            and self.offsets[0] == 0
-            and bool((np.diff(self.offsets) > 1).all() and (self.first >= 0).all())
-            and bool(np.isfinite(self.turns).all() and (self.lengths > 0).all())
-            and bool(np.isfinite(self.lengths).all())
-        )
+    def of(
+        cls, sightings: Sightings, body: BodyData, refiner: TemporalRefiner | None, fps: float
+    ) -> "ObservedErrors":
+        """What is wrong when the tool has done with Rope's answers at ``fps`` what it does: the
+        frames around asked (unless ``refiner`` is None), one shape, no frame noise, gravity from
+        the upright body."""
+        turns, lengths = [], []
+        for window in range(len(sightings)):
+            rows = sightings.rows(window)
+            rest, true_rest = sightings.rest_joints(window, body)
+            seen = sightings.refined(window, refiner, rest, fps)
+            seen[:, 0] = sightings.turn[rows] @ seen[:, 0]
+            confidence = sightings.confidence[rows]
+            seen = smooth_rotations(seen, confidence, fps)
+            up, votes = standing_votes(posed_joints(seen, rest), confidence.mean(axis=1))
+            world = fuse_with_gravity(np.eye(3)[None], np.zeros(len(up), int), up, votes)[0]
+            seen[:, 0] = world @ seen[:, 0]
+            off = differences(seen, rest, sightings.truth(window), true_rest)
+            turns.append(off[0].astype(np.float32))
+            lengths.append(off[1].astype(np.float32))
+        return cls(
+            np.concatenate(turns), np.stack(lengths), sightings.offsets, sightings.names,
+            sightings.first,
+        )  # fmt: skip
 
     def parts(self, clips: list[Clip]) -> list["Filmed"]:
         """The filmed parts of ``clips`` with what is wrong in each. RopeTPError when a clip is
@@ -170,3 +161,10 @@ def put_on(joints: Tensor, columns: Tensor | None, turns: Tensor, lengths: Tenso
     around = turns[:, :, 0, 1].cpu().numpy()
     slow = gaussian_filter1d(around, HEADING_FRAMES, axis=1, mode="nearest")
     return Seen(joined_up(bones, joints[:, :, 0]), torch.from_numpy(slow).to(joints), columns)
+
+
+def observed(path: str | Path, weights: Path | None = None, fps: float = 30.0) -> ObservedErrors:
+    """What is wrong in the sightings of a file at ``fps``, the frames around asked. ``weights``: a
+    directory; the shipped ones if not given."""
+    refiner = TemporalRefiner(load_temporal(find_weights("temporal", weights)))
+    return ObservedErrors.of(Sightings.load(path), load_body(), refiner, fps)

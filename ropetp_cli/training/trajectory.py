@@ -20,7 +20,7 @@ from torch import Tensor
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.trajectory import View, evaluate, summarize, views
 from ropetp_cli.training.mocap import Clip, load_clips, load_turned_clips
-from ropetp_cli.training.observed import ObservedErrors
+from ropetp_cli.training.observed import observed
 from ropetp_cli.training.windows import WindowSampler
 from ropetp_cli.trajectory.denoiser import TrajConfig, TrajDenoiser, load_denoiser, save_denoiser
 from ropetp_cli.trajectory.diffusion import Diffusion, q_sample
@@ -158,7 +158,7 @@ def train(
     to ``out`` (.safetensors) and a checkpoint beside it (.ckpt).
 
     ``resume`` goes on from a checkpoint (weights and optimizer; the rate starts its own cosine),
-    ``start`` from weights alone. ``errors``: what Rope gets wrong on the two files
+    ``start`` from weights alone. ``errors``: what Rope saw of the two files
     (``training.filming``), to train and to watch with.
     A network that is guided by rotations learns from the clips that have them. Returns the last
     validation's figures. Raises RopeTPError for files it cannot use.
@@ -187,7 +187,7 @@ def train(
     sets = {name: views(some, name) for name in ("clean", "rope")}
     filmed = []
     if errors is not None:
-        taught, watched = (ObservedErrors.load(path) for path in errors)
+        taught, watched = (observed(path) for path in errors)
         filmed = taught.parts(clips)
         sets["observed"] = [(part.clip, part.seen()) for part in watched.parts(held_out)]
     average = Average(model, training.ema)

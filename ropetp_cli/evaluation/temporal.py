@@ -1,0 +1,57 @@
+"""Rope over time against Rope alone, on what it saw of filmed motion capture."""
+
+import numpy as np
+
+from ropetp_cli.body.model import BodyData
+from ropetp_cli.body.rotations import forward_kinematics
+from ropetp_cli.body.skeleton import JOINT_INDEX
+from ropetp_cli.evaluation import metrics
+from ropetp_cli.rope.smoothing import smooth_rotations
+from ropetp_cli.rope.temporal import TemporalRefiner, TemporalRope
+from ropetp_cli.training.sightings import Sightings
+
+#: What swings against what: the amplitude of their distance over time, true and seen.
+_SWINGS = {
+    "leg swing %": ("left_ankle", "right_ankle"),
+    "arm swing %": ("left_wrist", "right_wrist"),
+}
+
+
+def evaluate(
+    model: TemporalRope, sightings: Sightings, body: BodyData, device: str = "cpu",
+    fps: float = 30.0,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """For Rope alone, over time, and over time before a camera that moves: MPJPE and PA-MPJPE, the
+    mean error along the camera's axis, mm; acceleration error, m/s^2; how much of the true swing
+    of legs and arms is left, %."""
+    refiner = TemporalRefiner(model, device)
+    rows = {"alone": (None, True), "over time": (refiner, True), "moving": (refiner, False)}
+    return {name: _figures(sightings, body, fps, *how) for name, how in rows.items()}
+
+
+def _figures(
+    sightings: Sightings, body: BodyData, fps: float, refiner: TemporalRefiner | None, steady: bool
+) -> dict[str, float]:
+    errors: dict[str, list[np.ndarray]] = {}
+    swings = {name: np.zeros(2) for name in _SWINGS}
+    for window in range(len(sightings)):
+        rest, true_rest = sightings.rest_joints(window, body)
+        seen = sightings.refined(window, refiner, rest, fps, steady)
+        confidence = sightings.confidence[sightings.rows(window)]
+        ours = forward_kinematics(smooth_rotations(seen, confidence, fps), rest)
+        theirs = forward_kinematics(sightings.truth_in_crops(window), true_rest)
+        ours, theirs = ours - ours[:, :1], theirs - theirs[:, :1]
+        found = {
+            "MPJPE mm": metrics.mpjpe(ours, theirs),
+            "PA-MPJPE mm": metrics.pa_mpjpe(ours, theirs),
+            "depth mm": np.abs(ours - theirs)[..., 2].mean(axis=1) * 1000,
+            "accel m/s2": metrics.accel(ours, theirs, fps),
+        }
+        for name, values in found.items():
+            errors.setdefault(name, []).append(values)
+        for name, (one, other) in _SWINGS.items():
+            for k, joints in enumerate((ours, theirs)):
+                apart = joints[:, JOINT_INDEX[one]] - joints[:, JOINT_INDEX[other]]
+                swings[name][k] += np.sqrt(apart.var(axis=0).sum()) * len(apart)
+    figures = {name: metrics.mean(values) for name, values in errors.items()}
+    return figures | {name: 100 * ours / theirs for name, (ours, theirs) in swings.items()}

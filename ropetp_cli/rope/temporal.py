@@ -1,0 +1,240 @@
+"""Rope over time (beyond the paper): one picture cannot tell how far a limb points at the camera,
+the pictures before and after it can.
+
+A stack of dilated convolutions over time sees a second before and after every frame: the pose Rope
+answered, the detector's keypoints, how sure Rope is, and how the person moves before a camera that
+keeps its place. It says what to add to every joint's rotation in the crop. It knows no positions in
+time and no start: any length works, in pieces as whole.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor, nn
+
+from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
+from ropetp_cli.body.rotations import local_to_global
+from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
+from ropetp_cli.body.skeleton import NUM_JOINTS, PARENTS
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.rope.predictor import CropPoses
+
+FORMAT = "ropetp-temporal-1"
+#: The window, s, over which a pelvis's speed is taken.
+SPEED_SIGMA = 0.1
+_FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
+
+
+@dataclass(frozen=True)
+class TemporalConfig:
+    """How a :class:`TemporalRope` is built; stored with its weights. ``dilations`` of its blocks,
+    in frames at ``fps``."""
+
+    width: int = 256
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    fps: float = 30.0
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(self.dilations))
+
+
+@dataclass
+class Frames:
+    """B sequences of N frames as Rope saw them: columns [B, N, 24, 6], rot6d of the joints'
+    rotations in crop axes; rest [B, 24, 3] m; keypoints [B, N, 17, 3], metres about the pelvis
+    (zeros where not seen) and confidence; confidence [B, N, 24]; velocity [B, N, 3] of the pelvis
+    in crop axes, m/s, and steady [B], 1 where that is known and 0 where the camera moves."""
+
+    columns: Tensor
+    rest: Tensor
+    keypoints: Tensor
+    confidence: Tensor
+    velocity: Tensor
+    steady: Tensor
+
+    def at(self, times: np.ndarray) -> "Frames":
+        """The frames at ``times`` [M], 0 to N - 1. A keypoint counts where it was seen before and
+        after."""
+        over = ("columns", "keypoints", "confidence", "velocity")
+        new = {name: between(getattr(self, name), times) for name in over}
+        seen = between((self.keypoints[..., 2:] > 0).float(), times) > 0.999
+        new["keypoints"] = new["keypoints"] * seen
+        return Frames(rest=self.rest, steady=self.steady, **new)
+
+    def to(self, device: torch.device) -> "Frames":
+        return Frames(*(value.to(device) for value in vars(self).values()))
+
+    def features(self) -> Tensor:
+        """[B, N, 295], all of about unit size."""
+        batch, count = self.columns.shape[:2]
+        rest = self.rest[:, None].expand(-1, count, -1, -1).flatten(0, 1)
+        joints = place(self.columns.flatten(0, 1), rest).view(batch, count, -1)
+        steady = self.steady[:, None, None].expand(-1, count, 1)
+        parts = [
+            self.columns.flatten(2), 2 * joints, 2 * self.keypoints[..., :2].flatten(2),
+            self.keypoints[..., 2], self.confidence, self.velocity * steady, steady,
+        ]  # fmt: skip
+        return torch.cat(parts, -1)
+
+
+def place(columns: Tensor, rest: Tensor) -> Tensor:
+    """Joints about the pelvis [B, 24, 3] m, from rot6d of their rotations in the crop [B, 24, 6]
+    and rest joints [B, 24, 3] m."""
+    return forward_kinematics(to_local(columns), rest - rest[:, :1])[0]
+
+
+def to_local(columns: Tensor) -> Tensor:
+    """rot6d of rotations in the crop [..., 24, 6] -> rotations to the parent [..., 24, 3, 3]."""
+    turns = rot6d_to_matrix(columns)
+    local = turns[..., list(PARENTS[1:]), :, :].mT @ turns[..., 1:, :, :]
+    return torch.cat([turns[..., :1, :, :], local], -3)
+
+
+class Block(nn.Module):
+    """What the frames ``dilation`` before and after add to a frame."""
+
+    def __init__(self, width: int, dilation: int, dropout: float):
+        super().__init__()
+        self.reach = dilation
+        self.norm = nn.LayerNorm(width)
+        self.near = nn.Conv1d(width, width, 3, dilation=dilation)
+        self.mix = nn.Conv1d(width, width, 1)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, N] -> the same; beyond the ends, the end."""
+        y = F.pad(self.norm(x.mT).mT, (self.reach, self.reach), mode="replicate")
+        return x + self.drop(self.mix(F.gelu(self.near(y))))
+
+
+class TemporalRope(nn.Module):
+    """Rope's answers, put right by the frames around."""
+
+    def __init__(self, config: TemporalConfig | None = None):
+        super().__init__()
+        self.config = config = config or TemporalConfig()
+        self.enter = nn.Conv1d(_FEATURES, config.width, 1)
+        self.blocks = nn.ModuleList(
+            Block(config.width, dilation, config.dropout) for dilation in config.dilations
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.leave = nn.Linear(config.width, NUM_JOINTS * 6)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    @property
+    def reach(self) -> int:
+        """How many frames before and after a frame matter to it."""
+        return sum(self.config.dilations)
+
+    def forward(self, frames: Frames) -> Tensor:
+        """The rot6d [B, N, 24, 6] of the joints' rotations in crop axes, not yet orthonormal."""
+        x = self.enter(frames.features().mT)
+        for block in self.blocks:
+            x = block(x)
+        change = self.leave(self.norm(x.mT))
+        return frames.columns + change.unflatten(-1, (NUM_JOINTS, 6))
+
+
+def as_seen(
+    answer: CropPoses,
+    keypoints: np.ndarray,
+    turn: np.ndarray,
+    pelvis: np.ndarray,
+    rest: np.ndarray,
+    fps: float,
+    steady: bool = True,
+) -> Frames:
+    """One person's N frames. ``keypoints`` [N, 17, 3] in -1..1 of the crops and confidence;
+    ``turn`` [N, 3, 3] from each crop's axes to the camera's; ``pelvis`` [N, 3] m before the
+    camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and direction."""
+    scale, shift = answer.cam[:, None, :1], answer.cam[:, None, 1:]
+    found = keypoints[..., 2:] > 0
+    placed = np.where(found, keypoints[..., :2] / scale - shift, 0)
+    velocity = speed_in_crops(pelvis, turn, fps)
+    columns = numpy_rot6d(local_to_global(answer.rotations))
+    placed = np.concatenate([placed, keypoints[..., 2:]], axis=-1)
+    given = (columns, rest, placed, answer.confidence, velocity, np.asarray(float(steady)))
+    return Frames(*(torch.as_tensor(value, dtype=torch.float32)[None] for value in given))
+
+
+def speed_in_crops(pelvis: np.ndarray, turn: np.ndarray, fps: float) -> np.ndarray:
+    """How a pelvis [N, 3] m before the camera moves, m/s, [N, 3] in crop axes, which ``turn``
+    [N, 3, 3] takes to the camera's."""
+    if len(pelvis) < 2:
+        return np.zeros_like(pelvis)
+    way = gaussian_filter1d(pelvis, SPEED_SIGMA * fps, axis=0, mode="nearest")
+    return np.einsum("nji,nj->ni", turn, np.gradient(way, axis=0) * fps)
+
+
+class TemporalRefiner:
+    """Runs a :class:`TemporalRope` on the answers of Rope for one person."""
+
+    #: Frames at a time.
+    PIECE = 2000
+
+    def __init__(self, model: TemporalRope, device: str = "cpu"):
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+
+    @torch.inference_mode()
+    def refine(self, frames: Frames, fps: float) -> np.ndarray:
+        """One person's ``frames`` at ``fps`` -> rotations to the parent [N, 24, 3, 3], the pelvis's
+        in crop axes."""
+        count = frames.columns.shape[1]
+        own = max(round((count - 1) * self.model.config.fps / fps) + 1, 1)
+        there = np.linspace(0, count - 1, own)
+        back = np.linspace(0, own - 1, count) if count > 1 else np.zeros(1)
+        even = frames.at(there)
+        reach, change = self.model.reach, []
+        for start in range(0, own, self.PIECE):
+            first, last = max(start - reach, 0), min(start + self.PIECE + reach, own)
+            piece = even.at(np.arange(first, last)).to(self.device)
+            found = (self.model(piece) - piece.columns)[:, start - first :]
+            change.append(found[:, : self.PIECE].cpu())
+        columns = frames.columns + between(torch.cat(change, 1), back)
+        return to_local(columns[0]).double().numpy()
+
+
+def between(values: Tensor, times: np.ndarray) -> Tensor:
+    """Values [B, N, ...] at ``times`` [M] in frames, 0 to N - 1, [B, M, ...]."""
+    before = np.minimum(times.astype(int), max(values.shape[1] - 2, 0))
+    after = np.minimum(before + 1, values.shape[1] - 1)
+    part = torch.as_tensor(times - before, dtype=values.dtype)
+    return torch.lerp(values[:, before], values[:, after], part.view(-1, *[1] * (values.ndim - 2)))
+
+
+def save_temporal(model: TemporalRope, path: str | Path) -> None:
+    """Write weights (fp16) and the configuration that builds the network again."""
+    metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
+    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, str(path), metadata)
+
+
+def load_temporal(path: str | Path) -> TemporalRope:
+    """A TemporalRope in evaluation mode from a ``.safetensors`` file, on the CPU in fp32.
+
+    Raises RopeTPError when the file is missing or is not a TemporalRope's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RopeTPError(f"{path}: no such weights; run `ropetp doctor`")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise KeyError(f"format {metadata.get('format')!r}, expected {FORMAT!r}")
+            model = TemporalRope(TemporalConfig(**json.loads(metadata["config"])))
+            model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RopeTPError(f"{path}: not a TemporalRope weight file ({reason})") from error
+    return model.eval()

@@ -1,0 +1,197 @@
+"""Motion capture before made-up cameras, with the errors Rope made on other films, to train Rope
+over time on: of films there are too few.
+
+Filming a minute takes minutes; reckoning where limbs come to lie in a picture takes none. What was
+not filmed borrows its errors from a filmed window (how far off every joint is, which keypoints are
+seen and how far from where they should be), and its limbs lose some of their depth, as they do in
+Rope's eyes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+from ropetp_cli.body.model import BodyData
+from ropetp_cli.body.rot6d import rot6d_to_matrix
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    forward_kinematics,
+    local_to_global,
+    matrix_to_axis_angle,
+    matrix_to_rot6d,
+)
+from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, PARENTS
+from ropetp_cli.camera.placement import look_along
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.rope.temporal import Frames, speed_in_crops
+from ropetp_cli.training.filming import leg_length, place_camera
+from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.noise import TURNS_WITH, flattening
+from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
+
+#: By how much, and how slowly, a person seems to come and go, because the size Rope sees wavers.
+WOBBLE, WOBBLE_FRAMES = 0.025, 5.0
+#: The joint each COCO keypoint goes with: nose, eyes and ears with the head, the others their own.
+GOES_WITH = tuple(
+    JOINT_INDEX[name]
+    for name in ["head"] * 5
+    + [f"{s}_{n}" for n in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+       for s in ("left", "right")]
+)  # fmt: skip
+#: The trunk, legs and arms, by number.
+_LIMB_OF = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 3, 4, 3, 4, 3, 4, 3, 4])
+
+
+@dataclass
+class Errors:
+    """What was wrong in a filmed window of N frames: turns [N, 24, 3] rad in crop axes; keypoints
+    [N, 17, 2] m, off from where they should be, and their confidence [N, 17]; confidence [N, 24];
+    lengths [24], seen over true."""
+
+    turns: np.ndarray
+    keypoints: np.ndarray
+    seen: np.ndarray
+    confidence: np.ndarray
+    lengths: np.ndarray
+
+    def stretched(self, count: int) -> "Errors":
+        """For ``count`` frames, there and back again."""
+        last = len(self.turns) - 1
+        index = last - np.abs(np.arange(count) % (2 * last) - last)
+        over = (self.turns, self.keypoints, self.seen, self.confidence)
+        return Errors(*(value[index] for value in over), self.lengths)
+
+
+class Imagination:
+    """Windows of clips that nobody filmed."""
+
+    def __init__(
+        self, clips: list[Clip], sightings: Sightings, body: BodyData, frames: int = 150,
+        fps: float = 30.0,
+    ):  # fmt: skip
+        """``clips`` have rotations; ``sightings`` lend their errors."""
+        self.clips, self.body, self.frames, self.fps = clips, body, frames, fps
+        windows = windows_of(sightings, body, fps)
+        self.offsets = keypoint_offsets(windows)
+        self.errors = [_errors(window, self.offsets) for window in windows]
+        weights = np.array(
+            [len(c) * (1 + min(1, c.rise / 0.2) + 3 * min(1, c.speed / 1.2)) for c in clips]
+        )
+        self.weights = weights / weights.sum()
+
+    def draw(self, rng: np.random.Generator) -> Window:
+        """One window."""
+        while True:
+            clip = self.clips[rng.choice(len(self.clips), p=self.weights)]
+            first = int(rng.integers(max(len(clip) - self.frames, 0) + 1))
+            try:
+                return self._film(clip.part(first, first + self.frames), rng)
+            except RopeTPError:
+                continue
+
+    def _film(self, clip: Clip, rng: np.random.Generator) -> Window:
+        betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5)
+        rest = self.body.rest_joints(betas)
+        rest = rest - rest[0]
+        path = clip.on_floor() * leg_length(rest) / leg_length(clip.rest)
+        position, camera = place_camera(path, rng)
+        turned = clip.rotations.astype(np.float64)
+        turned[:, 0] = camera @ turned[:, 0]
+        joints = forward_kinematics(turned, rest)
+        pelvis = (path - position) @ camera.T
+        seen = joints + pelvis[:, None]
+        if seen[..., 2].min() < 0.5:
+            raise RopeTPError("somebody walks through the camera")
+        flat = seen[..., :2] / seen[..., 2:]
+        turn = look_along((flat.min(1) + flat.max(1)) / 2, 1.0, np.zeros(2))
+        turned[:, 0] = turn.swapaxes(-1, -2) @ turned[:, 0]
+        columns = local_to_global(turned)
+        errors = self.errors[rng.integers(len(self.errors))].stretched(len(clip))
+        return self._seen(columns, seen @ turn, pelvis, turn, rest, errors, rng)
+
+    def _seen(
+        self, columns: np.ndarray, placed: np.ndarray, pelvis: np.ndarray, turn: np.ndarray,
+        rest: np.ndarray, errors: Errors, rng: np.random.Generator,
+    ) -> Window:  # fmt: skip
+        """``columns`` [N, 24, 3, 3] in crop axes and joints ``placed`` [N, 24, 3] m before the
+        camera that looks at the crop."""
+        count = len(columns)
+        strength = rng.uniform(0.3, 1.0)
+        off = axis_angle_to_matrix(strength * errors.turns * [1.0, 1.0, 0.5])
+        flattened = off @ _flatter(placed, rng) @ columns
+        bones = rest.copy()
+        for joint, parent in enumerate(PARENTS[1:], start=1):
+            bones[joint] = bones[parent] + (rest[joint] - rest[parent]) * errors.lengths[joint]
+
+        points = placed[:, list(GOES_WITH)] + np.einsum(
+            "nkij,kj->nki", columns[:, list(GOES_WITH)], self.offsets
+        )
+        depth = placed[:, :1, 2:]
+        flat = depth * (points[..., :2] / points[..., 2:] - placed[:, :1, :2] / depth)
+        keypoints = np.where(errors.seen[..., None] > 0, flat + errors.keypoints, 0)
+        keypoints = np.concatenate([keypoints, errors.seen[..., None]], axis=-1)
+        wobble = gaussian_filter1d(rng.normal(0, 1, (count, 1)), WOBBLE_FRAMES, axis=0)
+        nearer = np.exp(WOBBLE * wobble / wobble.std())
+        velocity = speed_in_crops(pelvis * nearer, turn, self.fps)
+        given = (matrix_to_rot6d(flattened), bones, keypoints, errors.confidence, velocity)
+        frames = Frames(
+            *(torch.as_tensor(value, dtype=torch.float32)[None] for value in given), torch.ones(1)
+        )
+        true, true_rest = (
+            torch.as_tensor(v, dtype=torch.float32)[None] for v in (matrix_to_rot6d(columns), rest)
+        )
+        return Window(frames, true, true_rest)
+
+
+def _flatter(placed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rotations [N, 24, 3, 3] that take from limbs and trunk a share of their depth."""
+    lost = np.where(rng.random(5) < 0.7, rng.uniform(0, 0.8, 5), 0.0) * [0.5, 1, 1, 1, 1]
+    bones = placed[:, 1:] - placed[:, list(PARENTS[1:])]
+    turns_with = np.array(TURNS_WITH) - 1
+    share = torch.as_tensor(lost[_LIMB_OF])[None]
+    turns = flattening(torch.as_tensor(bones[:, turns_with])[None], torch.zeros(1).double(), share)
+    return axis_angle_to_matrix(turns[0].numpy())
+
+
+def keypoint_offsets(windows: list[Window]) -> np.ndarray:
+    """Where each keypoint lies in the axes of the joint it goes with, [17, 3] m, by least squares
+    over what was seen."""
+    offsets = np.zeros((len(GOES_WITH), 3))
+    joints, turned, keypoints = _stacked(windows)
+    for k, joint in enumerate(GOES_WITH):
+        seen = keypoints[:, k, 2] > 0.5
+        system = turned[seen, joint, :2].reshape(-1, 3)
+        right = (keypoints[seen, k, :2] - joints[seen, joint, :2]).reshape(-1)
+        # A centimetre of trust in nothing, for what is hardly seen.
+        system = np.concatenate([system, np.eye(3)])
+        offsets[k] = np.linalg.lstsq(system, np.append(right, np.zeros(3)), rcond=None)[0]
+    return offsets
+
+
+def _stacked(windows: list[Window]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True joints about the pelvis [F, 24, 3] m, their rotations [F, 24, 3, 3] in crop axes and
+    keypoints [F, 17, 3] of all windows."""
+    joints = torch.cat([posed(w.true, w.true_rest)[0] for w in windows])
+    turned = rot6d_to_matrix(torch.cat([w.true[0] for w in windows]))
+    keypoints = torch.cat([w.frames.keypoints[0] for w in windows])
+    return tuple(value.double().numpy() for value in (joints, turned, keypoints))
+
+
+def _errors(window: Window, offsets: np.ndarray) -> Errors:
+    joints, turned, keypoints = _stacked([window])
+    points = joints[:, list(GOES_WITH)] + np.einsum(
+        "nkij,kj->nki", turned[:, list(GOES_WITH)], offsets
+    )
+    seen = keypoints[..., 2]
+    away = np.where(seen[..., None] > 0, keypoints[..., :2] - points[..., :2], 0)
+    found = rot6d_to_matrix(window.frames.columns[0]).double().numpy()
+    turns = matrix_to_axis_angle(found @ turned.swapaxes(-1, -2))
+    parents = list(PARENTS[1:])
+    long, true_long = (
+        np.linalg.norm(r[0, 1:].numpy() - r[0, parents].numpy(), axis=1)
+        for r in (window.frames.rest, window.true_rest)
+    )
+    confidence = window.frames.confidence[0].double().numpy()
+    return Errors(turns, away, seen, confidence, np.append(1.0, long / true_long))

@@ -1,0 +1,298 @@
+"""Rope over time: the network, what it is told, its training and its figures."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from filmed import seen_by, turning_rotations
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropetp_cli.body.model import load_body
+from ropetp_cli.body.rotations import (
+    forward_kinematics,
+    matrix_to_quaternion,
+    rot6d_to_matrix,
+)
+from ropetp_cli.body.skeleton import JOINT_INDEX, MIRROR, PARENTS
+from ropetp_cli.cli.evaluate import command as evaluate_command
+from ropetp_cli.cli.train import command as train_command
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.evaluation.temporal import evaluate
+from ropetp_cli.rope.temporal import (
+    Frames,
+    TemporalConfig,
+    TemporalRefiner,
+    TemporalRope,
+    load_temporal,
+    place,
+    save_temporal,
+)
+from ropetp_cli.training.imagined import GOES_WITH, Imagination
+from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
+from ropetp_cli.training.temporal import (
+    TemporalTraining,
+    augmented,
+    mirrored,
+    rolled,
+    stacked,
+    temporal_loss,
+    train,
+)
+
+SMALL = TemporalConfig(width=16, dilations=(1, 2, 1), dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+def restless(config: TemporalConfig = SMALL) -> TemporalRope:
+    """A network that changes everything a little."""
+    torch.manual_seed(0)
+    model = TemporalRope(config)
+    torch.nn.init.normal_(model.leave.weight, std=0.02)
+    return model.eval()
+
+
+def frames_of(count: int, body, fps: float = 30.0, seed: int = 0) -> Frames:
+    sightings = seen_by(turning_rotations(count, seed))
+    return sightings.frames(0, sightings.rest_joints(0, body)[0], fps)
+
+
+@given(count=st.integers(1, 40), fps=st.floats(5, 120))
+@settings(max_examples=25, deadline=None)
+def test_before_training_nothing_is_changed_at_any_rate(body, count, fps):
+    true = turning_rotations(count)
+    sightings = seen_by(true)
+    rest = sightings.rest_joints(0, body)[0]
+    refiner = TemporalRefiner(TemporalRope(SMALL))
+    found = refiner.refine(sightings.frames(0, rest, fps), fps)
+    assert found == pytest.approx(sightings.answer(0).rotations, abs=1e-4)
+
+
+@given(count=st.integers(5, 60), piece=st.integers(1, 30))
+@settings(max_examples=20, deadline=None)
+def test_pieces_give_what_the_whole_gives(body, count, piece):
+    refiner = TemporalRefiner(restless())
+    whole = refiner.refine(frames := frames_of(count, body), 30.0)
+    refiner.PIECE = piece
+    assert refiner.refine(frames, 30.0) == pytest.approx(whole, abs=1e-5)
+    assert np.abs(whole - seen_by(turning_rotations(count)).answer(0).rotations).max() > 0.01
+
+
+def test_what_lies_further_away_than_its_reach_does_not_matter(body):
+    frames = frames_of(30, body)
+    other = replace(frames, columns=frames.columns.clone())
+    other.columns[:, 20] = 0.5
+    model = restless()
+    changed = (model(frames) - model(other)).abs().amax((0, 2, 3)) > 1e-6
+    assert model.reach == 4
+    assert changed.nonzero().flatten().tolist() == list(range(16, 25))
+
+
+def test_a_moving_camera_hides_how_the_person_moves(body):
+    frames = frames_of(20, body)
+    assert frames.velocity.abs().max() > 0.1
+    known, hidden = frames.features(), replace(frames, steady=torch.zeros(1)).features()
+    assert torch.equal(known[..., :-4], hidden[..., :-4])
+    assert (hidden[..., -4:] == 0).all() and (known[..., -1] == 1).all()
+
+
+def test_keypoints_are_metres_about_the_pelvis_or_nothing(body):
+    sightings = seen_by(turning_rotations(8))
+    frames = frames_of(8, body)
+    cam, keypoints = sightings.cam[3], sightings.keypoints[3]
+    wanted = keypoints[5:, :2] / cam[0] - cam[1:]
+    assert frames.keypoints[0, 3, 5:, :2].numpy() == pytest.approx(wanted, abs=1e-5)
+    assert (frames.keypoints[0, :, :5] == 0).all()
+    lost = replace(frames, keypoints=frames.keypoints.clone())
+    lost.keypoints[0, 4] = 0
+    between = lost.at(np.array([2.0, 3.5, 4.5, 6.5])).keypoints[0]
+    assert (between[1:3] == 0).all() and (between[[0, 3], 5:, 2] > 0.9).all()
+
+
+def test_weights_come_back_and_other_files_are_named(tmp_path):
+    model = restless()
+    save_temporal(model, tmp_path / "w.safetensors")
+    again = load_temporal(tmp_path / "w.safetensors")
+    assert again.config == SMALL
+    assert torch.allclose(again.leave.weight, model.leave.weight, atol=1e-4)
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name in ("text", "none"):
+        with pytest.raises(RopeTPError, match=f"{name}.safetensors"):
+            load_temporal(tmp_path / f"{name}.safetensors")
+
+
+def test_sightings_come_back_and_other_files_are_named(tmp_path, body):
+    true = turning_rotations(12)
+    both = Sightings.joined([seen_by(true, "a"), seen_by(true[:7], "b", 3)])
+    both.save(tmp_path / "s.npz")
+    again = Sightings.load(tmp_path / "s.npz")
+    assert again.names.tolist() == ["a", "b"] and again.offsets.tolist() == [0, 12, 19]
+    assert again.truth(1) == pytest.approx(true[:7], abs=2e-3)
+    assert again.answer(0).rotations == pytest.approx(both.answer(0).rotations, abs=2e-3)
+    off = again.truth_in_crops(0) @ again.answer(0).rotations.swapaxes(-1, -2)
+    angle = np.degrees(np.arccos(np.clip((np.trace(off, axis1=-2, axis2=-1) - 1) / 2, -1, 1)))
+    assert 2 < angle.mean() < 20
+    with np.load(tmp_path / "s.npz") as file:
+        content = dict(file)
+    np.savez(tmp_path / "few.npz", **content | {"seen": content["seen"][:5]})
+    np.savez(tmp_path / "nan.npz", **content | {"cam": content["cam"] * np.nan})
+    np.savez(tmp_path / "other.npz", a=1)
+    for name in ("few", "nan", "other", "none"):
+        with pytest.raises(RopeTPError, match=f"{name}.npz"):
+            Sightings.load(tmp_path / f"{name}.npz")
+
+
+def test_a_mirror_twice_is_none_and_once_the_body_in_it(body):
+    (window,) = windows_of(seen_by(turning_rotations(6)), body)
+    there = mirrored(window)
+    for name, value in vars(mirrored(there).frames).items():
+        assert torch.allclose(value, getattr(window.frames, name), atol=1e-6), name
+    joints, other = (posed(w.true, w.true_rest)[0] for w in (window, there))
+    assert torch.allclose(other, joints[:, list(MIRROR)] * torch.tensor([-1.0, 1, 1]), atol=1e-5)
+
+
+def test_a_camera_held_askew_sees_the_same_body_askew(body):
+    (window,) = windows_of(seen_by(turning_rotations(6)), body)
+    there = rolled(window, np.pi / 2)
+    joints, other = (posed(w.true, w.true_rest)[0] for w in (window, there))
+    assert torch.allclose(other, joints[..., [1, 0, 2]] * torch.tensor([-1.0, 1, 1]), atol=1e-5)
+    for name in ("keypoints", "velocity"):
+        before, after = (getattr(w.frames, name)[..., :2] for w in (window, there))
+        assert torch.allclose(after, before[..., [1, 0]] * torch.tensor([-1.0, 1]), atol=1e-6)
+
+
+def test_batches_hold_what_was_seen_and_how_it_was(body):
+    """Faster, backwards, mirrored: the seen body stays as far from the true one as it was."""
+    (window,) = windows_of(seen_by(turning_rotations(50)), body)
+    rng, training = np.random.default_rng(0), TemporalTraining(window=40)
+    lots = [augmented(window, 40, training, rng) for _ in range(12)]
+    batch, real = stacked(lots, 40)
+    assert batch.true.shape == (12, 40, 24, 6)
+    assert set(real.sum(1).tolist()) == {float(len(w)) for w in lots} and real.max() == 1
+
+    def apart(w: Window):
+        seen, true = (posed(c, w.true_rest) for c in (w.frames.columns, w.true))
+        return (seen - true).norm(dim=-1).mean()
+
+    assert apart(batch) == pytest.approx(float(apart(window)), rel=0.2)
+    assert 0 < batch.frames.steady.mean() < 1
+    assert temporal_loss(batch.true, batch, real) < 0.1 < temporal_loss(
+        batch.frames.columns, batch, real
+    )  # fmt: skip
+
+
+def test_place_puts_a_body_together_from_rotations_in_the_crop(body):
+    (window,) = windows_of(seen_by(turning_rotations(5)), body)
+    rest = window.true_rest.expand(5, -1, -1)
+    sightings = seen_by(turning_rotations(5))
+    wanted = forward_kinematics(sightings.truth_in_crops(0), window.true_rest[0].double().numpy())
+    assert place(window.true[0], rest).numpy() == pytest.approx(wanted - wanted[:, :1], abs=1e-4)
+
+
+def test_a_little_training_puts_a_constant_error_right(tmp_path, body):
+    for name, seed in (("train", 1), ("val", 2)):
+        parts = [seen_by(turning_rotations(40, 10 * seed + k), f"c{k}") for k in range(4)]
+        Sightings.joined(parts).save(tmp_path / f"{name}.npz")
+    out = tmp_path / "w.safetensors"
+    args = ["temporal", str(tmp_path / "train.npz"), "--watch", str(tmp_path / "val.npz")]
+    args += ["--out", str(out), "--steps", "150", "--width", "48", "--rate", "3e-3"]
+    trained = CliRunner().invoke(train_command, [*args, "--device", "cpu"])
+    assert trained.exit_code == 0, trained.output
+    shown = CliRunner().invoke(
+        evaluate_command, ["temporal", str(tmp_path / "val.npz"), "--weights", str(out), "--json"]
+    )
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert found["over time"]["MPJPE mm"] < 0.7 * found["alone"]["MPJPE mm"]
+    table = CliRunner().invoke(
+        evaluate_command, ["temporal", str(tmp_path / "val.npz"), "--weights", str(out)]
+    )
+    assert "over time" in table.stdout and "leg swing" in table.stdout
+    bad = CliRunner().invoke(train_command, [*args[:-6], "--out", str(tmp_path / "w.bin")])
+    assert isinstance(bad.exception, RopeTPError) and "w.bin" in str(bad.exception)
+
+
+def test_figures_of_the_truth_itself_are_none(body):
+    sightings = seen_by(turning_rotations(30), off=0.0)
+    alone = evaluate(TemporalRope(SMALL), sightings, body)["alone"]
+    assert alone["MPJPE mm"] < 6 and 95 < alone["leg swing %"] < 100.5
+
+
+@pytest.fixture(scope="module")
+def imagination(body):
+    """One that borrows from a film on which nothing is wrong and keypoints lie 3 cm beside."""
+    true = turning_rotations(40)
+    sightings = seen_by(true, off=0.0)
+    (window,) = windows_of(sightings, body)
+    joints = posed(window.true, window.true_rest)[0].numpy()
+    turned = rot6d_to_matrix(window.true[0].numpy())
+    points = joints[:, list(GOES_WITH)] + turned[:, list(GOES_WITH)] @ [0.0, 0.03, 0.0]
+    cam = sightings.cam[:, None]
+    sightings.keypoints[:, :, :2] = (points[..., :2] + cam[..., 1:]) * cam[..., :1]
+    sightings.keypoints[..., 2] = 1
+    rest = body.rest_joints(np.zeros(10))
+    root = np.tile([0.0, 0.95, 0.0], (40, 1))
+    placed = forward_kinematics(true, rest - rest[0]).astype(np.float32)
+    clip = Clip("sway", "s", "asf", "", placed, root, 30.0, true.astype(np.float32), rest - rest[0])
+    return Imagination([clip], sightings, body, frames=30)
+
+
+def test_offsets_of_keypoints_are_found_again(imagination):
+    assert imagination.offsets == pytest.approx(np.tile([0, 0.03, 0], (17, 1)), abs=4e-3)
+
+
+@given(seed=st.integers(0, 500))
+@settings(max_examples=15, deadline=None)
+def test_imagined_people_lose_depth_and_nothing_else(imagination, seed):
+    window = imagination.draw(np.random.default_rng(seed))
+    assert window.true.shape == (1, 30, 24, 6)
+    seen, true = (
+        posed(columns, window.true_rest)[0].numpy()
+        for columns in (window.frames.columns, window.true)
+    )
+    shin, knee = JOINT_INDEX["left_ankle"], JOINT_INDEX["left_knee"]
+    bone, was = seen[:, shin] - seen[:, knee], true[:, shin] - true[:, knee]
+    assert np.linalg.norm(bone, axis=1) == pytest.approx(np.linalg.norm(was, axis=1), abs=1e-4)
+    assert (np.abs(bone[:, 2]) <= np.abs(was[:, 2]) + 1e-3).all()
+    # In the picture it points where it pointed (up to perspective, if it is not seen end on).
+    flat, before = (v[:, :2] / np.linalg.norm(v[:, :2], axis=1, keepdims=True) for v in (bone, was))
+    assert ((flat * before).sum(1) > 0.97)[np.abs(was[:, 2]) < 0.2].all()
+    wrist = window.frames.keypoints[0, :, 9, :2].numpy() - true[:, JOINT_INDEX["left_wrist"], :2]
+    assert np.linalg.norm(wrist, axis=1).max() < 0.3  # 3 cm, and perspective
+
+
+def test_training_imagines_windows_of_motion_capture(tmp_path, body):
+    seen_by(turning_rotations(40), off=0.1).save(tmp_path / "s.npz")
+    true = turning_rotations(50, 3)
+    rest = body.rest_joints(np.zeros(10))
+    write_turned(tmp_path / "m.npz", true, rest - rest[0])
+    training = TemporalTraining(minutes=0.01, batch=2, imagined=1.0, check_minutes=1)
+    args = [tmp_path / "s.npz"], tmp_path / "s.npz", tmp_path / "w.safetensors", body, training
+    lines: list[str] = []
+    figures = train(
+        *args, mocap=tmp_path / "m.npz", config=SMALL, device="cpu", report=lines.append
+    )
+    assert figures["MPJPE mm"] > 0 and "1 windows, 40 frames" in lines[0]
+    assert load_temporal(tmp_path / "w.safetensors").config == SMALL
+
+
+def write_turned(path, rotations, rest) -> None:
+    """A mocap npz of one clip."""
+    joints = forward_kinematics(rotations, rest)
+    parents = np.array(PARENTS)
+    bones = rest - rest[np.maximum(parents, 0)]
+    np.savez(
+        path, root_pos=np.tile([0.0, 0.95, 0.0], (len(joints), 1)),
+        joints_rel=np.round(joints * 1e4).astype(np.int16), joints_rel_scale=1e-4,
+        offsets=np.array([0, len(joints)]), names=np.array(["c"]), subjects=np.array(["s"]),
+        fps=30.0, has_rot=np.array([True]), rest_offsets=bones[None],
+        rot_local_quat=np.round(matrix_to_quaternion(rotations) * 32767).astype(np.int16),
+    )  # fmt: skip
