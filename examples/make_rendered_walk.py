@@ -136,12 +136,13 @@ def stains(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def cameras(kind: str, pelvis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """World-from-camera [N, 3, 3] and the camera's place [N, 3] m for a walk of ``pelvis`` [N, 3].
 
-    ``still`` looks at the middle of the walk; ``pan`` turns after the person, half of the way;
-    ``travel`` also goes along beside the person, half as fast.
+    ``still`` looks at the middle of the walk, from far enough to see all of it; ``pan`` turns after
+    the person, half of the way; ``travel`` also goes along beside the person, half as fast.
     """
     count = len(pelvis)
     middle = pelvis.mean(axis=0)
-    eye = np.tile([middle[0], 1.5, middle[2] + 6.5], (count, 1))
+    away = max(6.5, 2.5 + np.ptp(pelvis[:, 2]) / 2 + 1.1 * np.ptp(pelvis[:, 0]))
+    eye = np.tile([middle[0], 1.5, middle[2] + away], (count, 1))
     down = np.radians(5)
     level = level_rotation(np.array([0.0, -np.cos(down), -np.sin(down)]))
     if kind == "still":
@@ -157,13 +158,24 @@ def cameras(kind: str, pelvis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(out: Path, kind: str = "still") -> None:
+    """The example."""
     body = load_body()
+    name = "rendered_walk" if kind == "still" else f"rendered_walk_{kind}"
     rotations, trans = walk(body)
+    render(body, rotations, trans, out / f"{name}.mp4", kind)
+
+
+def render(
+    body: BodyData, rotations: np.ndarray, trans: np.ndarray, video_path: Path, kind: str = "still",
+    seed: int = 7,
+) -> None:  # fmt: skip
+    """A motion, parent-relative rotations [N, 24, 3, 3] with the root in the world and SMPL
+    translations [N, 3] m, as a video in a room with its truth beside it."""
     rest = body.rest_joints(BETAS)
     joints = forward_kinematics(rotations, rest, trans)
     turns, eyes = cameras(kind, joints[:, 0])
 
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     figure = Figure(body)
     outfit = draw_outfit(figure, rng)
     in_camera = rotations.copy()
@@ -175,10 +187,9 @@ def main(out: Path, kind: str = "still") -> None:
     field_of_view = 2 * np.arctan(SIZE[1] / 2 / FOCAL)
     to_gl = np.diag([1.0, -1.0, -1.0, 1.0]).astype(np.float32)
 
-    name = "rendered_walk" if kind == "still" else f"rendered_walk_{kind}"
-    out.mkdir(parents=True, exist_ok=True)
+    video_path.parent.mkdir(parents=True, exist_ok=True)
     backdrop = None
-    with VideoWriter(out / f"{name}.mp4", SIZE, FPS) as video:
+    with VideoWriter(video_path, SIZE, FPS) as video:
         for index in range(len(rotations)):
             camera = Camera(FOCAL, np.array(SIZE) / 2.0, turns[index : index + 1])
             up = turns[index].T @ np.array([0.0, 1.0, 0.0])
@@ -212,7 +223,7 @@ def main(out: Path, kind: str = "still") -> None:
         camera_center=np.array(SIZE) / 2.0,
         body=body.label,
     )
-    write(truth, out / f"{name}_truth.npz")
+    write(truth, video_path.with_name(f"{video_path.stem}_truth.npz"))
     speed = np.linalg.norm(np.diff(joints[:, 0][:, [0, 2]], axis=0), axis=1).mean() * FPS
     facing = local_to_global(rotations)[0, 0, :, 2]
     print(f"{len(rotations)} frames, {speed:.2f} m/s, first facing {np.round(facing, 2)}")
