@@ -68,7 +68,7 @@ def main() -> None:
     for name, which in (("all", walks | True), ("walks", walks), ("the others", ~walks)):
         means = (f"{value:.1f}" for value in scores[which, :-1].mean(axis=0))
         table.add_row(name, str(which.sum()), *means, f"{np.median(scores[which, -1]):.2f}")
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

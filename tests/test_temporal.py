@@ -161,7 +161,7 @@ def test_a_mirror_twice_is_none_and_once_the_body_in_it(body):
 
 def test_a_camera_held_askew_sees_the_same_body_askew(body):
     (window,) = windows_of(seen_by(turning_rotations(6)), body)
-    there = rolled(window, np.pi / 2)
+    there = rolled(window, np.full(6, np.pi / 2))
     joints, other = (posed(w.true, w.true_rest)[0] for w in (window, there))
     assert torch.allclose(other, joints[..., [1, 0, 2]] * torch.tensor([-1.0, 1, 1]), atol=1e-5)
     for name in ("keypoints", "velocity"):

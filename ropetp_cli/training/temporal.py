@@ -37,7 +37,7 @@ class TemporalTraining:
     falls along a cosine from ``rate``; ``batch`` windows of at most ``window`` frames a step;
     ``imagined``: the share of them that nobody filmed, where motion capture is given; in ``still``
     of them the camera is known to keep its place, in ``blind`` there are no keypoints; ``roll``:
-    how askew the camera is held, rad."""
+    how askew the camera is held, rad; in ``tumbling`` of them it turns right round."""
 
     minutes: float = 30.0
     steps: int | None = None
@@ -53,6 +53,7 @@ class TemporalTraining:
     still: float = 0.7
     blind: float = 0.1
     roll: float = 0.15
+    tumbling: float = 0.2
     check_minutes: float = 5.0
     seed: int = 0
 
@@ -86,24 +87,31 @@ def mirrored(window: Window) -> Window:
     )
 
 
-def rolled(window: Window, angle: float) -> Window:
-    """The same before a camera turned by ``angle`` rad about where it looks."""
-    turn = torch.as_tensor(
-        axis_angle_to_matrix(np.array([0.0, 0.0, angle])), dtype=window.true.dtype
-    )
+def rolled(window: Window, angles: np.ndarray) -> Window:
+    """The same before a camera turned by ``angles`` [N] rad about where it looks."""
+    about = np.stack([0 * angles, 0 * angles, angles], axis=-1)
+    turn = torch.as_tensor(axis_angle_to_matrix(about), dtype=window.true.dtype)
 
     def columns(value: Tensor) -> Tensor:
-        return (value.unflatten(-1, (2, 3)) @ turn.mT).flatten(-2)
+        return (value.unflatten(-1, (2, 3)) @ turn[:, None].mT).flatten(-2)
 
     frames = window.frames
-    places = frames.keypoints[..., :2] @ turn[:2, :2].mT
+    places = frames.keypoints[..., :2] @ turn[:, :2, :2].mT
     frames = replace(
         frames,
         columns=columns(frames.columns),
         keypoints=torch.cat([places, frames.keypoints[..., 2:]], dim=-1),
-        velocity=frames.velocity @ turn.mT,
+        velocity=(turn @ frames.velocity[..., None])[..., 0],
     )
     return replace(window, frames=frames, true=columns(window.true))
+
+
+def _roll(count: int, training: TemporalTraining, rng: np.random.Generator) -> np.ndarray:
+    """Angles [N] rad: a camera a little askew, or a body that tumbles at up to a turn a second or
+    so, which motion capture hardly shows."""
+    if rng.random() >= training.tumbling:
+        return np.full(count, rng.normal(0, training.roll))
+    return rng.uniform(-np.pi, np.pi) + rng.normal(0, 0.1) * np.arange(count)
 
 
 def augmented(window: Window, longest: int, training: TemporalTraining,
@@ -127,7 +135,7 @@ def augmented(window: Window, longest: int, training: TemporalTraining,
         keypoints=frames.keypoints * float(rng.random() >= training.blind),
     )
     new = Window(frames, between(window.true, times), window.true_rest)
-    new = rolled(new, rng.normal(0, training.roll))
+    new = rolled(new, _roll(long, training, rng))
     return mirrored(new) if rng.random() < 0.5 else new
 
 
