@@ -26,6 +26,7 @@ from ropetp_cli.assembly import (
 from ropetp_cli.body.model import load_body
 from ropetp_cli.cli import group, main
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.evaluation.motion import compare_run
 from ropetp_cli.motion import Camera, PoseSequence, Track
 from ropetp_cli.pipeline import CaptureOptions, capture
 from ropetp_cli.rope.predictor import RopePredictor
@@ -91,6 +92,17 @@ def test_npz_is_consistent_with_the_body(done):
         assert str(file["up_axis"]) == "z"
         # z is up in the file: heads are above feet.
         assert (file["joints"][:, 15, 2] > file["joints"][:, 10, 2]).all()
+
+
+def test_a_captured_walk_is_near_the_one_that_was_rendered(tmp_path):
+    examples = Path(__file__).parent.parent / "examples"
+    options = CaptureOptions(steps=5, end=2.5, formats=("npz",), previews=())
+    done = capture(examples / "rendered_walk.mp4", tmp_path / "walk", options)
+    figures = compare_run(done.out, examples / "rendered_walk_truth.npz")
+    assert figures["pa_mpjpe_mm"] < 45
+    assert figures["mpjpe_mm"] < 65
+    assert figures["wa_mpjpe_mm"] < 80
+    assert 0.85 < figures["path_length_ratio"] < 1.2
 
 
 def test_people_stand_upright_above_the_floor(done):
