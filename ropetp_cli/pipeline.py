@@ -41,6 +41,7 @@ from ropetp_cli.people.detector import Detector
 from ropetp_cli.people.tracker import TrackingResult, follow_people
 from ropetp_cli.physics import simulate
 from ropetp_cli.report import joint_agreement, motion_figures
+from ropetp_cli.rope.bridge import bridged
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
@@ -323,21 +324,21 @@ def to_camera(
     refiner: TemporalRefiner,
     still: bool,
 ) -> PoseSequence:
-    """One person's crops brought to the camera's axes, put right by the frames around, with one
-    shape, without frame noise. ``still``: the camera does not move."""
+    """One person's crops brought to the camera's axes, blind moments bridged, put right by the
+    frames around, with one shape, without frame noise. ``still``: the camera does not move."""
     crops = [square_crop(box) for box in track.boxes]
     centers = np.array([crop.center for crop in crops])
     sizes = np.array([crop.size for crop in crops])
-    joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
-
     betas = steady_betas(answer.betas, answer.confidence.mean(axis=1) * track.seen)
     rest = body.rest_joints(betas)
+    answer, weights = bridged(answer, centers, sizes, rest, fps)
+    joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
     turn = look_along(centers, camera.focal, camera.center)
     about = weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center)
     keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
     turned = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
     turned[:, 0] = turn @ turned[:, 0]
-    rotations = smooth_rotations(turned, answer.confidence, fps)
+    rotations = smooth_rotations(turned, weights, fps)
     joints = posed_joints(rotations, rest)
 
     pelvis = fit_pelvis(

@@ -5,15 +5,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX
+from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, LIMB_KEYPOINTS
 from ropetp_cli.motion import Motion
 
-#: COCO keypoint -> the SMPL joint at the same place of the body.
-LIMB_KEYPOINTS = {
-    5: "left_shoulder", 6: "right_shoulder", 7: "left_elbow", 8: "right_elbow",
-    9: "left_wrist", 10: "right_wrist", 11: "left_hip", 12: "right_hip",
-    13: "left_knee", 14: "right_knee", 15: "left_ankle", 16: "right_ankle",
-}  # fmt: skip
 CONFIDENT = 0.5
 FLOOR_MARGIN = 0.02  # m below the floor before a frame counts
 

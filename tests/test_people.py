@@ -23,8 +23,15 @@ from ropetp_cli.people.crops import (
     keypoints_to_crop,
     square_crop,
 )
-from ropetp_cli.people.detector import Detections, Detector, box_iou, default_weights, turn_back
-from ropetp_cli.people.tracker import TrackingResult, alike, follow_people, smooth_boxes
+from ropetp_cli.people.detector import (
+    DOUBTFUL,
+    Detections,
+    Detector,
+    box_iou,
+    default_weights,
+    turn_back,
+)
+from ropetp_cli.people.tracker import TRIES, TrackingResult, alike, follow_people, smooth_boxes
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.video.writer import VideoWriter
 
@@ -502,6 +509,27 @@ def test_someone_lost_is_searched_for(tmp_path):
     (track,) = follow(tmp_path, [person], 60, script=script).tracks
     assert track.seen.all() and script.searches == len(hidden)
     np.testing.assert_allclose(track.score[30:36], 0.6, atol=1e-6)
+
+
+@pytest.mark.parametrize("surely", [0.9, 0.6])
+def test_someone_suddenly_in_doubt_is_looked_at_close_up(tmp_path, surely):
+    """And taken as seen there only beyond doubt."""
+    box, doubtful = walker(100, 1), range(30, 40)
+    people = [
+        Person(box, seen=lambda k: k not in doubtful),
+        Person(box, seen=lambda k: k in doubtful, score=0.2),
+    ]
+    keypoints = np.tile([150.0, 100.0, 0.9], (1, 17, 1))
+    script = Script(people)
+    script.findable = lambda k: Detections(
+        np.array([box(k)]), np.array([surely]), keypoints, np.array([-1])
+    )
+    (track,) = follow(tmp_path, people, 60, script=script).tracks
+    assert track.seen.all()
+    found = surely >= DOUBTFUL
+    np.testing.assert_allclose(track.score[30:40], surely if found else 0.2, atol=1e-6)
+    assert (track.keypoints[30:40, :, 2] > 0).all() == found
+    assert script.searches == len(doubtful) if found else 0 < script.searches <= TRIES
 
 
 def test_the_detection_before_the_tracker_was_sure_counts(tmp_path):

@@ -17,7 +17,7 @@ from ropetp_cli.body.rotations import (
     matrix_to_quaternion,
     rot6d_to_matrix,
 )
-from ropetp_cli.body.skeleton import JOINT_INDEX, MIRROR, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, PARENTS
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
@@ -30,12 +30,14 @@ from ropetp_cli.rope.temporal import (
     load_temporal,
     place,
     save_temporal,
+    to_local,
 )
 from ropetp_cli.training.imagined import GOES_WITH, Imagination
 from ropetp_cli.training.mocap import Clip
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 from ropetp_cli.training.temporal import (
     TemporalTraining,
+    _roll,
     augmented,
     mirrored,
     rolled,
@@ -117,6 +119,32 @@ def test_keypoints_are_metres_about_the_pelvis_or_nothing(body):
     assert (between[1:3] == 0).all() and (between[[0, 3], 5:, 2] > 0.9).all()
 
 
+class Upset(TemporalRope):
+    """Turns everybody head down."""
+
+    def forward(self, frames: Frames) -> torch.Tensor:
+        return frames.columns * torch.tensor([-1.0, -1, 1, -1, -1, 1])
+
+
+def test_what_keypoints_contradict_is_not_taken(body):
+    frames = frames_of(30, body)
+    joints = place(frames.columns[0], frames.rest.expand(30, -1, -1))
+    frames = replace(frames, keypoints=torch.zeros(1, 30, 17, 3))
+    for keypoint, name in LIMB_KEYPOINTS.items():
+        frames.keypoints[0, :, keypoint, :2] = joints[:, JOINT_INDEX[name], :2]
+        frames.keypoints[0, :, keypoint, 2] = 0.9
+    refiner = TemporalRefiner(Upset(SMALL))
+    kept = to_local(frames.columns[0]).double().numpy()
+    assert refiner.refine(frames, 30.0) == pytest.approx(kept, abs=1e-5)
+    lost = replace(frames, keypoints=frames.keypoints.clone())
+    lost.keypoints[0, 10:15] = 0
+    assert refiner.refine(lost, 30.0) == pytest.approx(kept, abs=1e-5)
+    nothing = replace(frames, keypoints=torch.zeros_like(frames.keypoints))
+    turned = refiner.refine(nothing, 30.0)
+    assert turned[:, 0] == pytest.approx(np.diag([-1, -1, 1]) @ kept[:, 0], abs=1e-5)
+    assert turned[:, 1:] == pytest.approx(kept[:, 1:], abs=1e-5)
+
+
 def test_weights_come_back_and_other_files_are_named(tmp_path):
     model = restless()
     save_temporal(model, tmp_path / "w.safetensors")
@@ -167,6 +195,16 @@ def test_a_camera_held_askew_sees_the_same_body_askew(body):
     for name in ("keypoints", "velocity"):
         before, after = (getattr(w.frames, name)[..., :2] for w in (window, there))
         assert torch.allclose(after, before[..., [1, 0]] * torch.tensor([-1.0, 1]), atol=1e-6)
+
+
+def test_bodies_tumble_now_and_then():
+    rng, training = np.random.default_rng(0), TemporalTraining(tumbling=0.5)
+    angles = np.array([_roll(120, training, rng) for _ in range(300)])
+    over = np.ptp(angles, axis=1)
+    assert (over == 0).mean() == pytest.approx(0.5, abs=0.1)
+    once = np.isclose(over, 2 * np.pi, rtol=1e-3) & np.isclose(angles[:, 1], angles[:, 0])
+    assert once.mean() > 0.08
+    assert np.abs(np.diff(angles, axis=1)).max() < 1.0
 
 
 def test_batches_hold_what_was_seen_and_how_it_was(body):

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, mirror_pose
-from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.detector import Detector
-from ropetp_cli.report import LIMB_KEYPOINTS
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor

@@ -27,6 +27,13 @@ MIRROR = tuple(
 FEET = (JOINT_INDEX["left_foot"], JOINT_INDEX["right_foot"])
 ANKLES = (JOINT_INDEX["left_ankle"], JOINT_INDEX["right_ankle"])
 
+#: COCO keypoint -> the SMPL joint at the same place of the body.
+LIMB_KEYPOINTS = {
+    5: "left_shoulder", 6: "right_shoulder", 7: "left_elbow", 8: "right_elbow",
+    9: "left_wrist", 10: "right_wrist", 11: "left_hip", 12: "right_hip",
+    13: "left_knee", 14: "right_knee", 15: "left_ankle", 16: "right_ankle",
+}  # fmt: skip
+
 #: Interdependent level: segments that usually move together, 11 parts.
 INTER_PARTS = {
     "head": ("neck", "head"),

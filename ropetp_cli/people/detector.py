@@ -194,8 +194,8 @@ class Detector:
     def search(self, frame: np.ndarray, box: np.ndarray) -> Detections:
         """People in the surroundings of ``box`` [4] xyxy px, upright or not.
 
-        For someone lost from one frame to the next: close up the model sees more, and where
-        nobody stands in ``box`` the surroundings are turned, for a somersault.
+        For someone lost or in doubt from one frame to the next: close up the model sees more,
+        and turned it sees who is head down, to whom it gives a pose on his feet otherwise.
         """
         middle, reach = (box[:2] + box[2:]) / 2, 1.25 * float((box[2:] - box[:2]).max())
         corner = np.maximum(np.floor(middle - reach), 0).astype(int)
@@ -203,11 +203,8 @@ class Detector:
         if (np.array([x1, y1]) - corner < 16).any():
             return Detections.empty()
         window = frame[corner[1] : y1, corner[0] : x1]
-        found = self._predict([window], MIN_SCORE)[0].moved(corner)
-        there = box_iou(box[None], found.boxes)[0] > SAME_PERSON
-        if not (there & (found.score >= SURE)).any():
-            found = found.joined(self._sure_in_turned(window, (1, 2, 3)).moved(corner))
-        return found
+        found = self._predict([window], MIN_SCORE)[0]
+        return found.joined(self._sure_in_turned(window, (1, 2, 3))).moved(corner)
 
     def keypoints_in_crops(self, crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """The keypoints of one known person a crop, [N, 17, 3] crop px and confidence.

@@ -1,10 +1,10 @@
 """Who is in a video: one smoothed track a person, made while the video streams by once.
 
 The detector's tracker gives fragments. They are mended in this order: a person lost from one
-frame to the next is searched for close up, fragments are split at scene cuts, identities that
-were exchanged where two people crossed are exchanged back by their looks, fragments are split
-wherever the tracker may have gone over to somebody else, those of one person are joined, doubtful
-and short ones are dropped, gaps are filled and boxes smoothed.
+frame to the next, or suddenly in doubt, is looked for close up and turned, fragments are split at
+scene cuts, identities that were exchanged where two people crossed are exchanged back by their
+looks, fragments are split wherever the tracker may have gone over to somebody else, those of one
+person are joined, doubtful and short ones are dropped, gaps are filled and boxes smoothed.
 """
 
 from array import array
@@ -20,20 +20,22 @@ from scipy.signal import savgol_filter
 from ropetp_cli.errors import NobodyFound
 from ropetp_cli.motion import Track, VideoInfo
 from ropetp_cli.people.detector import (
+    DOUBTFUL,
     KEYPOINTS,
     SAME_PERSON,
     SURE,
+    TURN_MARGIN,
     Detections,
     Detector,
     box_iou,
 )
 from ropetp_cli.video.reader import VideoReader, true_fps
 
-#: Someone lost is searched for this long, s, if seen this well and this long before.
+#: Someone lost or in doubt is searched for this long, s, if seen this well and this long before.
 SEARCH_SECONDS = 0.5
 #: Who is covered by others to this share is hidden and not searched for; whoever is not found in
-#: so many frames is searched for in the 8th, 16th, ... alone.
-COVERED, TRIES = 0.6, 6
+#: so many frames is searched for in the 16th, 32nd, ... alone.
+COVERED, TRIES = 0.6, 8
 #: A gap this short, s, is closed where place and looks agree; a longer one, up to
 #: JOIN_SECONDS, only where the looks are the same beyond doubt.
 GAP_SECONDS, JOIN_SECONDS = 1.0, 3.0
@@ -135,6 +137,7 @@ class _Fragment:
 
     def __init__(self) -> None:
         self.frames = array("q")
+        self.in_doubt = 0  # frames since the model was sure of it
         self._rows = array("f")
 
     def add(self, index: int, frame: np.ndarray, found: Detections) -> None:
@@ -249,7 +252,8 @@ class _Collector:
         """Take in what was found in a frame, and look for those who are missing."""
         taken, loose = found.take(found.ids >= 0), found.take(found.ids < 0)
         for row in range(len(taken)):
-            self._observe(index, frame, taken.take([row]))
+            others = np.delete(taken.boxes, row, axis=0)
+            self._observe(index, frame, taken.take([row]), others)
         for fragment in self.watched:
             if fragment.frames[-1] < index:
                 if (hit := self._recover(fragment, index, frame, loose, taken)) is not None:
@@ -258,7 +262,9 @@ class _Collector:
         self.watched = [f for f in self.watched if index - f.frames[-1] < self.patience]
         self._loose, self._last_frame = _untaken(loose, taken), frame
 
-    def _observe(self, index: int, frame: np.ndarray, found: Detections) -> None:
+    def _observe(
+        self, index: int, frame: np.ndarray, found: Detections, others: np.ndarray
+    ) -> None:
         key = int(found.ids[0])
         fragment = self.fragments.get(key)
         if fragment is None:
@@ -266,7 +272,7 @@ class _Collector:
             # The tracker shows a person from the second detection on; take the first one too.
             if (first := _match(found.boxes[0], self._loose, 0.5)) is not None:
                 fragment.add(index - 1, self._last_frame, first)
-        fragment.add(index, frame, found)
+        fragment.add(index, frame, self._surer(fragment, frame, found.boxes[0], found, others))
         if fragment not in self.watched:
             self.watched.append(fragment)
 
@@ -280,17 +286,41 @@ class _Collector:
     ) -> Detections | None:
         """A lost person among the loose detections, or else close up."""
         box = _predicted_box(fragment, index)
-        if (hit := _match(box, _untaken(loose, taken), 0.3)) is not None:
-            return hit
+        hit = _match(box, _untaken(loose, taken), 0.3)
+        return self._surer(fragment, frame, box, hit, taken.boxes)
+
+    def _surer(
+        self,
+        fragment: _Fragment,
+        frame: np.ndarray,
+        box: np.ndarray,
+        found: Detections | None,
+        others: np.ndarray,
+    ) -> Detections | None:
+        """A person who should be in ``box`` [4], looked for close up and turned where ``found``
+        is nobody or in doubt: to one who is head down the model gives a pose on his feet.
+
+        ``others`` [P, 4] are the boxes of everybody else.
+        """
+        fragment.in_doubt += 1
+        if found is not None and found.score[0] >= SURE:
+            fragment.in_doubt = 0
+            return found
         center, edge = (box[:2] + box[2:]) / 2, 0.25 * (box[2:] - box[:2])
         inside = (center > edge).all() and (center < frame.shape[1::-1] - edge).all()
         scores = fragment.last(self.patience)[:, 4]
-        gone = index - fragment.frames[-1]
-        due = gone <= TRIES or not gone & (gone - 1)
-        due = due and _covered(box, taken.boxes) <= COVERED
-        if inside and due and len(scores) == self.patience and np.median(scores) >= SURE:
-            return _match(box, _untaken(self.detector.search(frame, box), taken), 0.3)
-        return None
+        due = fragment.in_doubt <= TRIES or not fragment.in_doubt & (fragment.in_doubt - 1)
+        due = due and _covered(box, others) <= COVERED
+        if not (inside and due and len(scores) == self.patience and np.median(scores) >= SURE):
+            return found
+        near = self.detector.search(frame, box)
+        least = SURE if found is None else max(DOUBTFUL, found.score[0] + TURN_MARGIN)
+        near = near.take(near.score >= least)
+        near = near.take(box_iou(near.boxes, others).max(axis=1, initial=0.0) <= SAME_PERSON)
+        if (hit := _match(box, near, 0.3)) is None:
+            return found
+        fragment.in_doubt = 0
+        return hit
 
 
 def _predicted_box(fragment: _Fragment, index: int) -> np.ndarray:

@@ -22,13 +22,20 @@ from torch import Tensor, nn
 from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
 from ropetp_cli.body.rotations import local_to_global
 from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
-from ropetp_cli.body.skeleton import NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.predictor import CropPoses
 
 FORMAT = "ropetp-temporal-1"
 #: The window, s, over which a pelvis's speed is taken.
 SPEED_SIGMA = 0.1
+#: Where limbs lie farther from sure keypoints than those of Rope's own answer do, by more than the
+#: first figure, m, that answer counts; beyond the second, alone.
+CONTRADICTED = (0.1, 0.2)
+#: A keypoint this sure, and so many of them, may contradict; what they say holds for a time, s.
+SURE, ENOUGH, CONTRADICTED_SIGMA = 0.5, 4, 0.05
+_KEYPOINTS = list(LIMB_KEYPOINTS)
+_LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
 _FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
 
 
@@ -188,7 +195,7 @@ class TemporalRefiner:
     @torch.inference_mode()
     def refine(self, frames: Frames, fps: float) -> np.ndarray:
         """One person's ``frames`` at ``fps`` -> rotations to the parent [N, 24, 3, 3], the pelvis's
-        in crop axes."""
+        in crop axes. Where they contradict the keypoints and Rope's answer does not, that."""
         count = frames.columns.shape[1]
         own = max(round((count - 1) * self.model.config.fps / fps) + 1, 1)
         there = np.linspace(0, count - 1, own)
@@ -201,7 +208,33 @@ class TemporalRefiner:
             found = (self.model(piece) - piece.columns)[:, start - first :]
             change.append(found[:, : self.PIECE].cpu())
         columns = frames.columns + between(torch.cat(change, 1), back)
-        return to_local(columns[0]).double().numpy()
+        share = contradicted(columns, frames, fps)[:, None, None]
+        columns = torch.lerp(columns[0], frames.columns[0], share)
+        return to_local(columns).double().numpy()
+
+
+def contradicted(columns: Tensor, frames: Frames, fps: float) -> Tensor:
+    """How far the keypoints contradict ``columns`` [1, N, 24, 6] more than the answers in
+    ``frames``, [N] 0..1; where few are sure, as before and after."""
+    found = frames.keypoints[0, :, _KEYPOINTS]
+    weight = (found[..., 2] >= SURE) * found[..., 2]
+    told = ((weight > 0).sum(1) >= ENOUGH).numpy()
+    if not told.any():
+        return torch.zeros(len(found))
+
+    def off(columns: Tensor) -> np.ndarray:
+        joints = place(columns[0], frames.rest.expand(len(found), -1, -1))[:, _LIMBS, :2]
+        share = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        apart = joints - found[..., :2]
+        apart = apart - (share[..., None] * apart).sum(1, keepdim=True)
+        return (share * apart.norm(dim=-1)).sum(1).numpy()
+
+    low, high = CONTRADICTED
+    excess = np.clip((off(columns) - off(frames.columns) - low) / (high - low), 0, 1)
+    rows = np.arange(len(found))
+    excess = np.interp(rows, rows[told], excess[told])
+    excess = gaussian_filter1d(excess, CONTRADICTED_SIGMA * fps, mode="nearest")
+    return torch.as_tensor(excess, dtype=columns.dtype)
 
 
 def between(values: Tensor, times: np.ndarray) -> Tensor:

@@ -37,7 +37,7 @@ class TemporalTraining:
     falls along a cosine from ``rate``; ``batch`` windows of at most ``window`` frames a step;
     ``imagined``: the share of them that nobody filmed, where motion capture is given; in ``still``
     of them the camera is known to keep its place, in ``blind`` there are no keypoints; ``roll``:
-    how askew the camera is held, rad; in ``tumbling`` of them it turns right round."""
+    how askew the camera is held, rad; in ``tumbling`` of them bodies turn right round."""
 
     minutes: float = 30.0
     steps: int | None = None
@@ -53,7 +53,7 @@ class TemporalTraining:
     still: float = 0.7
     blind: float = 0.1
     roll: float = 0.15
-    tumbling: float = 0.2
+    tumbling: float = 0.3
     check_minutes: float = 5.0
     seed: int = 0
 
@@ -107,11 +107,17 @@ def rolled(window: Window, angles: np.ndarray) -> Window:
 
 
 def _roll(count: int, training: TemporalTraining, rng: np.random.Generator) -> np.ndarray:
-    """Angles [N] rad: a camera a little askew, or a body that tumbles at up to a turn a second or
-    so, which motion capture hardly shows."""
+    """Angles [N] rad: a camera a little askew, or a body that tumbles, which motion capture hardly
+    shows: on and on at up to a turn a second or so, or once, a somersault or onto the hands."""
+    askew = np.full(count, rng.normal(0, training.roll))
     if rng.random() >= training.tumbling:
-        return np.full(count, rng.normal(0, training.roll))
-    return rng.uniform(-np.pi, np.pi) + rng.normal(0, 0.1) * np.arange(count)
+        return askew
+    if rng.random() < 0.5:
+        return rng.uniform(-np.pi, np.pi) + rng.normal(0, 0.1) * np.arange(count)
+    start, length = rng.uniform(-10, count), rng.uniform(12, 36)
+    done = np.clip((np.arange(count) - start) / length, 0, 1)
+    whole = 2 * np.pi if rng.random() < 0.7 else rng.uniform(0.5, 1) * np.pi
+    return askew + rng.choice([-1, 1]) * whole * done**2 * (3 - 2 * done)
 
 
 def augmented(window: Window, longest: int, training: TemporalTraining,

@@ -1,0 +1,57 @@
+"""Moments in which Rope saw next to nothing, bridged from the frames before and after: glare, blur,
+a somersault the detector lost."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ropetp_cli.body.rotations import slerp
+from ropetp_cli.rope.predictor import CropPoses, posed_joints
+
+#: A frame whose mean confidence is lower says nothing.
+BLIND = 0.3
+#: The longest bridge, s. What is hidden for longer is left to Rope's guess.
+LONGEST = 0.5
+
+
+def bridged(
+    answer: CropPoses, centers: np.ndarray, sizes: np.ndarray, rest: np.ndarray, fps: float
+) -> tuple[CropPoses, np.ndarray]:
+    """One person's answers in consecutive frames, the blind ones between their neighbours:
+    rotations, place and size in the picture. Their confidence stays as low as it was; the weights
+    [N, 24] that go with them are those of the neighbours.
+
+    ``centers`` [N, 2] and ``sizes`` [N] px of the crops, ``rest`` [24, 3] m.
+    """
+    known = np.flatnonzero(answer.confidence.mean(axis=1) >= BLIND)
+    frames = np.arange(len(answer))
+    after = np.searchsorted(known, frames)
+    inner = (after > 0) & (after < len(known))
+    after = after * inner
+    if not inner.any():
+        return answer, answer.confidence
+    before, after = known[after - 1], known[after]
+    blind = inner & (frames != after) & (after - before <= LONGEST * fps + 1)
+    if not blind.any():
+        return answer, answer.confidence
+    rows, first, last = frames[blind], before[blind], after[blind]
+    part = (rows - first) / (last - first)
+
+    def between(values: np.ndarray) -> np.ndarray:
+        share = part.reshape(-1, *[1] * (values.ndim - 1))
+        return (1 - share) * values[first] + share * values[last]
+
+    halves = sizes / 2
+    per_metre = np.exp(between(np.log(answer.cam[:, 0] * halves)))  # px
+    pelvis = between(centers + halves[:, None] * answer.cam[:, :1] * answer.cam[:, 1:])  # px
+    scale = per_metre / halves[rows]
+    shift = (pelvis - centers[rows]) / per_metre[:, None]
+
+    new = replace(answer, **{name: value.copy() for name, value in vars(answer).items()})
+    new.rotations[rows] = slerp(known, answer.rotations[known], rows)
+    new.cam[rows] = np.concatenate([scale[:, None], shift], axis=1)
+    flat = posed_joints(new.rotations[rows], rest)[..., :2]
+    new.joints2d[rows] = scale[:, None, None] * (flat + shift[:, None])
+    weights = answer.confidence.copy()
+    weights[rows] = between(weights)
+    return new, weights

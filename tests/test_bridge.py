@@ -1,0 +1,64 @@
+"""Blind moments bridged from the frames around."""
+
+import numpy as np
+import pytest
+
+from ropetp_cli.body.model import load_body
+from ropetp_cli.body.rotations import axis_angle_to_matrix
+from ropetp_cli.rope.bridge import LONGEST, bridged
+from ropetp_cli.rope.predictor import CropPoses, posed_joints
+
+FPS, COUNT = 30.0, 40
+CENTERS = np.linspace([300.0, 200.0], [380.0, 240.0], COUNT)
+SIZES = np.linspace(180.0, 220.0, COUNT)
+
+
+@pytest.fixture(scope="module")
+def rest():
+    return load_body().rest_joints(np.zeros(10))
+
+
+def somersault(rest: np.ndarray) -> CropPoses:
+    """Half a turn a second in the picture while an arm swings; the pelvis goes straight on and
+    comes nearer at an even pace, whatever the crops do."""
+    turns = np.zeros((COUNT, 24, 3))
+    turns[:, 0, 2] = np.pi / FPS * np.arange(COUNT)
+    turns[:, 16, 1] = 0.03 * np.arange(COUNT)
+    rotations = axis_angle_to_matrix(turns)
+    per_metre = 80 * np.exp(0.01 * np.arange(COUNT))  # px
+    pelvis = np.linspace([310.0, 205.0], [400.0, 220.0], COUNT)
+    scale = per_metre / (SIZES / 2)
+    cam = np.concatenate([scale[:, None], (pelvis - CENTERS) / per_metre[:, None]], axis=1)
+    flat = posed_joints(rotations, rest)[..., :2]
+    joints2d = scale[:, None, None] * (flat + cam[:, None, 1:])
+    return CropPoses(rotations, np.zeros((COUNT, 10)), cam, joints2d, np.full((COUNT, 24), 0.8))
+
+
+def blinded(answer: CropPoses, frames: slice) -> CropPoses:
+    """Nonsense, and little confidence in it, in ``frames``."""
+    lost = answer.take(np.arange(COUNT))
+    lost.rotations[frames] = np.eye(3)
+    lost.cam[frames] = [3.0, 1.0, -1.0]
+    lost.joints2d[frames] = 0
+    lost.confidence[frames] = 0.1
+    return lost
+
+
+def test_a_steady_somersault_is_bridged_as_it_was(rest):
+    truth = somersault(rest)
+    found, weights = bridged(blinded(truth, slice(12, 20)), CENTERS, SIZES, rest, FPS)
+    for name in ("rotations", "cam", "joints2d"):
+        assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=1e-6), name
+    assert (found.confidence[12:20] == 0.1).all()
+    assert weights == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [slice(0, 5), slice(35, COUNT), slice(5, 5 + round(LONGEST * FPS) + 3), slice(0, COUNT)],
+)
+def test_beginnings_ends_and_long_absences_are_left_to_rope(rest, frames):
+    lost = blinded(somersault(rest), frames)
+    found, weights = bridged(lost, CENTERS, SIZES, rest, FPS)
+    assert np.array_equal(found.rotations, lost.rotations) and np.array_equal(found.cam, lost.cam)
+    assert np.array_equal(weights, lost.confidence)
