@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_closing
 
 from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle, slerp
+from ropetp_cli.body.skeleton import ANKLES, FEET
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
 
 BRIDGE = 0.25  # s out of view that do no harm
@@ -101,6 +102,10 @@ class Scene:
         """Joints about the pelvis in world orientation, [M, 24, 3] m."""
         joints = forward_kinematics(self.rotations, self.rest)
         return joints - joints[:, :1]
+
+    def lowest_foot(self) -> np.ndarray:
+        """How high the lowest of toes and ankles is above the pelvis, [M] m, less than 0."""
+        return self.joints()[:, list(FEET + ANKLES), 1].min(axis=1)
 
 
 def trust(poses: PoseSequence, size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ropetp_cli import load_motion
 from ropetp_cli.body.model import BodyData, load_body
+from ropetp_cli.body.skeleton import FEET
 from ropetp_cli.motion import Motion
 from ropetp_cli.physics import simulate
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
@@ -28,13 +29,14 @@ def costs(count: int, motion: Motion, body: BodyData, model: TrajDenoiser) -> li
     joints = there_and_back(motion.joints, count)
     rotations = there_and_back(motion.rotations, count)
     about = joints - joints[:, :1]
+    feet = about[:, list(FEET), 1].min(axis=1)
     seen = joints[:, 0] + np.array([0.0, -1.5, -6.0])
     sight = Sight(seen, np.tile([0.0, 0.0, -1.0], (count, 1)), np.full(count, 0.8))
     found = regenerate_path(model, about, motion.fps, steps=1)  # and warm up
     work = (
         lambda: regenerate_path(model, about, motion.fps, steps=100),
         lambda: regenerate_path(model, about, motion.fps, steps=20),
-        lambda: fuse_people([found.path], [sight], motion.fps, False, False),
+        lambda: fuse_people([found.path], [feet], [sight], motion.fps, False, False),
         lambda: simulate(
             rotations, joints[:, 0], rest, found.contacts, motion.fps, body, motion.betas
         ),

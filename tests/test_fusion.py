@@ -31,8 +31,13 @@ def line(count: int, start: list[float], end: list[float]) -> np.ndarray:
     return np.linspace(start, end, count)
 
 
+def fuse_standing(paths: list[np.ndarray], sights: list[Sight], *told, **more):
+    """Of people whose pelvis is .9 m above a foot on the floor all the time."""
+    return fuse_people(paths, [STANDING[: len(path)] for path in paths], sights, *told, **more)
+
+
 def fuse_one(path: np.ndarray, sight: Sight, given: bool = True) -> np.ndarray:
-    return fuse_people([path], [sight], FPS, given, False)[0].path
+    return fuse_standing([path], [sight], FPS, given, False)[0].path
 
 
 def off(path: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -41,6 +46,7 @@ def off(path: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 STILL = line(300, [0.5, 0.9, -6.0], [0.5, 0.9, -6.0])
+STANDING = np.full(300, -0.9)
 
 
 def test_who_stands_still_does_not_drift():
@@ -79,8 +85,8 @@ def test_an_assumed_focal_length_gives_way_to_speeds_and_a_given_one_does_not():
 
 def test_a_camera_that_travels_with_a_walker_is_told_by_their_speeds():
     walked = line(240, [0, 0.9, 0], [9.0, 0.9, 0])
-    assert fuse_people([walked], [seen(STILL[:240])], FPS, True, turning=True) is None
-    assert fuse_people([walked], [seen(walked - [4, 0, 6])], FPS, True, turning=True) is not None
+    assert fuse_standing([walked], [seen(STILL[:240])], FPS, True, turning=True) is None
+    assert fuse_standing([walked], [seen(walked - [4, 0, 6])], FPS, True, turning=True) is not None
 
 
 def fall(count: int, height: float, at: int) -> np.ndarray:
@@ -94,7 +100,7 @@ def test_a_man_who_drops_from_a_wall_was_on_it():
     flat = line(240, [1.0, 0.9, -9.0], [2.0, 0.9, -9.0])
     height = fall(240, 1.6, 150)
     paths, sights = [flat, walker], [seen(flat + np.outer(height, [0, 1, 0])), seen(walker, seed=1)]
-    man, woman = fuse_people(paths, sights, FPS, True, False)
+    man, woman = fuse_standing(paths, sights, FPS, True, False)
     np.testing.assert_allclose(man.path[:140, 1], 2.5, atol=0.15)
     np.testing.assert_allclose(man.path[175:, 1], 0.9, atol=0.02)
     assert man.level[0] == pytest.approx(1.6, abs=0.15) and abs(man.level[-1]) < 0.02
@@ -106,18 +112,18 @@ def test_who_never_leaves_a_wall_is_on_it_beside_somebody_on_the_ground():
     walker = line(240, [-3.0, 0.9, -7.0], [3.0, 0.9, -7.5])
     flat = line(240, [1.0, 0.9, -9.0], [1.2, 0.9, -9.0])
     sights = [seen(flat + [0, 1.5, 0]), seen(walker, seed=1)]
-    man, woman = fuse_people([flat, walker], sights, FPS, True, False)
+    man, woman = fuse_standing([flat, walker], sights, FPS, True, False)
     np.testing.assert_allclose(man.level, 1.5, atol=0.15)
     assert not woman.level.any()
     sights[0].trust[:] = 0.1  # half out of view: no such claim
-    assert not fuse_people([flat, walker], sights, FPS, True, False)[0].level.any()
+    assert not fuse_standing([flat, walker], sights, FPS, True, False)[0].level.any()
 
 
 def test_a_slope_is_no_step_and_a_wobble_no_jump():
     walk = line(300, [0.0, 0.9, -12.0], [0.0, 0.9, -3.0])
     sloping = walk + np.outer(np.linspace(0, 0.8, 300), [0, 1, 0])
     sloping[:, 1] += wobble(300, 0.02, seed=3)
-    fused = fuse_people([walk], [seen(sloping, 0.01)], FPS, True, False)[0]
+    fused = fuse_standing([walk], [seen(sloping, 0.01)], FPS, True, False)[0]
     np.testing.assert_allclose(fused.level, 0, atol=1e-9)
     assert np.abs(fused.path[:, 1] - 0.9).max() < 0.1
 
@@ -130,9 +136,30 @@ def test_a_jump_is_kept():
     assert abs(fused[:100, 1] - 0.9).max() < 0.01 and abs(fused[-80:, 1] - 0.9).max() < 0.01
 
 
+def rising(count: int) -> np.ndarray:
+    """A path that drifts up by .4 m after two seconds."""
+    return STILL[:count] + np.outer(np.clip(np.arange(count) / FPS - 2, 0, 4) / 10, [0, 1, 0])
+
+
+def test_a_drift_into_the_air_that_nobody_saw_is_taken_back():
+    fused = fuse_one(rising(240), seen(STILL[:240], 0.01))
+    assert np.abs(fused[:, 1] - 0.9).max() < 0.09
+    assert np.abs(np.diff(fused[:, 1])).max() * FPS < 0.15
+
+
+def test_who_is_seen_to_climb_or_keeps_a_foot_down_is_left_there():
+    climbing = rising(240)
+    assert fuse_one(climbing, seen(climbing, 0.01))[:, 1] == pytest.approx(climbing[:, 1], abs=0.03)
+    stretching = [0.9 - climbing[:, 1] - 0.9]  # onto the toes: the feet stay on the floor
+    fused = fuse_people([climbing], stretching, [seen(STILL[:240], 0.01)], FPS, True, False)[0]
+    assert fused.path[:, 1] == pytest.approx(climbing[:, 1], abs=0.03)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 20])
 def test_few_frames(count):
-    fused = fuse_people([STILL[:count]], [seen(STILL[:count])], FPS, False, False)[0]
+    fused = fuse_people(
+        [STILL[:count]], [STANDING[:count]], [seen(STILL[:count])], FPS, False, False
+    )[0]
     assert np.isfinite(fused.path).all() and fused.path.shape == (count, 3)
 
 

@@ -9,7 +9,9 @@ The regenerated path keeps its movements over short times, the camera says where
   sought with which people are as fast before the camera as on their regenerated paths.
 - *Over the floor*, a smooth correction brings the path to where the camera saw the person. It
   follows sooner across the line of sight than along it, and little where the pose is a guess.
-- *Height* stays the regenerated one above whatever the person stands on. Where a person goes from
+- *Height* stays the regenerated one above whatever the person stands on, but for a drift that the
+  camera did not see and that leaves the feet in the air or in the ground (:func:`settle`). Where a
+  person goes from
   one lasting level to another, or two people stand on different ones, the camera tells how far
   they are apart (:func:`find_levels`); less than MIN_LEVEL is not believed.
 """
@@ -36,6 +38,9 @@ FLOOR_SHARE = 0.2  # of what was seen, at least, is seen on the floor
 NOT_A_JUMP = 0.08  # m above the level that may be an error of the pose
 LONGEST_JUMP = 0.8  # s
 SURE = 0.25  # trust from which a jump, or a level that nobody was seen to reach, is believed
+#: m: so far may the joints of standing feet be from what they stand on, and heights from the truth.
+FOOT_HEIGHT = 0.03
+SETTLING = 0.12  # s: drifts that last shorter are noise
 
 GROUND = [0, 2]
 
@@ -66,21 +71,61 @@ class Fused:
 
 
 def fuse_people(
-    paths: list[np.ndarray], sights: list[Sight], fps: float, focal_given: bool, turning: bool
+    paths: list[np.ndarray],
+    feet: list[np.ndarray],
+    sights: list[Sight],
+    fps: float,
+    focal_given: bool,
+    turning: bool,
 ) -> list[Fused] | None:
     """Regenerated paths [M, 3] m (heights above what is stood on) brought to where a camera that
-    stays in its place saw people. None where a ``turning`` camera must have travelled: nobody goes
+    stays in its place saw people; ``feet`` [M] m: each one's lowest foot above the pelvis, so less
+    than 0. None where a ``turning`` camera must have travelled: nobody goes
     as fast before it as the poses say."""
     if turning and not speeds_agree(paths, sights, fps):
         return None
     factor = depth_factor(paths, sights, fps, GIVEN_FOCAL if focal_given else ASSUMED_FOCAL)
     sights = [sight.scaled(factor) for sight in sights]
     paths = [fuse(path, sight, fps) for path, sight in zip(paths, sights, strict=True)]
+    for path, low, sight, height in zip(
+        paths, feet, sights, seen_levels(paths, sights, fps), strict=True
+    ):
+        path[:, 1] -= settle(path, low, _plateaus(height, sight.trust, fps), sight, fps)
     out = []
     for path, (level, jump) in zip(paths, find_levels(paths, sights, fps), strict=True):
         path[:, 1] += level + jump
         out.append(Fused(path, level))
     return out
+
+
+def settle(
+    path: np.ndarray, lowest: np.ndarray, level: np.ndarray, sight: Sight, fps: float
+) -> np.ndarray:
+    """How much too high a path [M, 3] m above ``level`` [M] m has drifted, [M] m; ``lowest`` [M] m
+    is the lowest foot above the pelvis.
+
+    Legs that are drawn up look like a body that crouches, and the other way round: the poses alone
+    do not tell which of the two leaves its height. The camera does. Taken is the smaller of how far
+    the feet are from what is stood on and of how far the camera saw them lower (or higher).
+    """
+    trust = np.maximum(sight.trust, 1e-3)
+    clearance = _beyond(path[:, 1] + lowest, FOOT_HEIGHT)
+    standing = clearance == 0
+    if not standing.any():
+        return np.zeros(len(path))
+    excess = path[:, 1] + level - seen_height(path, sight)
+    excess = _beyond(excess - _weighted_median(excess[standing], trust[standing]), FOOT_HEIGHT)
+    agreed = np.minimum(np.abs(clearance), np.abs(excess)) * np.sign(clearance)
+    agreed = np.where(clearance * excess > 0, agreed, 0.0) * trust
+    width = SETTLING * fps
+    return gaussian_filter1d(agreed, width, mode="nearest") / gaussian_filter1d(
+        trust, width, mode="nearest"
+    )
+
+
+def _beyond(values: np.ndarray, margin: float) -> np.ndarray:
+    """What is left of ``values`` when they come nearer to 0 by ``margin``."""
+    return np.sign(values) * np.maximum(np.abs(values) - margin, 0)
 
 
 def _speeds(
@@ -175,15 +220,20 @@ def seen_height(path: np.ndarray, sight: Sight) -> np.ndarray:
     return sight.place[:, 1] * np.clip(reach, 0.5, 2.0)
 
 
+def seen_levels(paths: list[np.ndarray], sights: list[Sight], fps: float) -> list[np.ndarray]:
+    """How high above the heights of the paths the camera saw people, [M] m each."""
+    return [
+        gaussian_filter1d(seen_height(path, sight) - path[:, 1], 0.05 * fps, mode="nearest")
+        for path, sight in zip(paths, sights, strict=True)
+    ]
+
+
 def find_levels(
     paths: list[np.ndarray], sights: list[Sight], fps: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """What each person stands on, [M] m above the floor, and how far jumps, which the poses do not
     show, take them above it, [M] m. ``paths`` as :func:`fuse` gives them."""
-    seen = [
-        gaussian_filter1d(seen_height(path, sight) - path[:, 1], 0.05 * fps, mode="nearest")
-        for path, sight in zip(paths, sights, strict=True)
-    ]
+    seen = seen_levels(paths, sights, fps)
     levels = [
         _plateaus(height, sight.trust, fps) for height, sight in zip(seen, sights, strict=True)
     ]
