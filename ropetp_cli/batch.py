@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ropetp_cli import __version__
-from ropetp_cli.errors import NobodyFound, RopeTPError
+from ropetp_cli.errors import NobodyFound, RopeTPError, first_line
 from ropetp_cli.runs import fingerprint, ingredients, is_finished, last_report, run_key
 from ropetp_cli.storage import (
     AtHand,
@@ -246,8 +246,9 @@ def capture_one(
     except RopeTPError as error:
         outcome = Outcome(FAILED, message=str(error))
     except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        outcome = Outcome(FAILED, message=f"{job.video}: {type(error).__name__}: {first}")
+        outcome = Outcome(
+            FAILED, message=f"{job.video}: {type(error).__name__}: {first_line(error)}"
+        )
     outcome.seconds, outcome.source = round(time.monotonic() - began, 2), source
     return outcome
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropetp_cli.batch import FAILED, Job, News, Outcome, Work, capture_one
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.storage import place
 
 #: How often a video is begun again when its worker is lost.
@@ -46,9 +46,9 @@ def capture_on_ray(
             _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
-            first = (str(error).strip() or "no answer").splitlines()[0]
             raise RopeTPError(
-                f"--ray {address}: no cluster to reach ({first}); start one with `ray start --head`"
+                f"--ray {address}: no cluster to reach ({first_line(error)}); "
+                "start one with `ray start --head`"
             ) from error
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     needs = {"num_gpus": 1} if told.get("device") in ("auto", "cuda") and gpus else {"num_cpus": 1}
@@ -65,8 +65,7 @@ def capture_on_ray(
                 try:
                     outcome = ray.get(reference)
                 except RayError as error:
-                    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    outcome = Outcome(FAILED, message=f"{jobs[number].video}: {first}")
+                    outcome = Outcome(FAILED, message=f"{jobs[number].video}: {first_line(error)}")
                 yield News(number, outcome=outcome)
     finally:
         for reference in pending:

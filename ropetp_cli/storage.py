@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.files import is_alive, writable_directory, write_json
 from ropetp_cli.runs import REPORT
 
@@ -62,13 +62,13 @@ class Far:
 
             self.fs, path = url_to_fs(url)
         except ImportError as error:
-            package = getattr(error, "name", None) or _reason(error)
+            package = getattr(error, "name", None) or first_line(error)
             raise RopeTPError(
                 f"{url}: {protocol}:// needs another package ({package}); "
                 "pip install 'ropetp[cloud]' for s3:// and gs://"
             ) from error
         except Exception as error:
-            raise RopeTPError(f"{url}: cannot be reached ({_reason(error)})") from error
+            raise RopeTPError(f"{url}: cannot be reached ({first_line(error)})") from error
         self.path = path.rstrip("/")
 
     def __truediv__(self, name: str | PurePosixPath) -> "Far":
@@ -89,7 +89,7 @@ class Far:
         except FileNotFoundError:
             return {}
         except Exception as error:
-            raise RopeTPError(f"{self}: cannot be listed ({_reason(error)})") from error
+            raise RopeTPError(f"{self}: cannot be listed ({first_line(error)})") from error
         start = f"{self.path}/"
         return {path[len(start) :]: info for path, info in found.items() if path.startswith(start)}
 
@@ -100,7 +100,7 @@ class Far:
         except ValueError:
             raise
         except Exception as error:
-            raise OSError(_reason(error)) from error
+            raise OSError(first_line(error)) from error
 
     def fetch(self, to: Path, advance: Callable[[int], None] | None = None) -> Path:
         """Stream this object to the new file ``to``; ``advance`` is told of the bytes."""
@@ -114,7 +114,7 @@ class Far:
         try:
             self.fs.get_file(self.path, str(to), callback=Told())
         except Exception as error:
-            raise RopeTPError(f"{self}: cannot be fetched ({_reason(error)})") from error
+            raise RopeTPError(f"{self}: cannot be fetched ({first_line(error)})") from error
         return to
 
     def put(self, file: Path) -> None:
@@ -126,7 +126,7 @@ class Far:
                 self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
                 self.fs.put_file(str(file), self.path)
         except Exception as error:
-            raise RopeTPError(f"{self}: cannot be written ({_reason(error)})") from error
+            raise RopeTPError(f"{self}: cannot be written ({first_line(error)})") from error
 
     def remove(self) -> None:
         """Remove this object, if it is there."""
@@ -135,11 +135,7 @@ class Far:
         except FileNotFoundError:
             pass
         except Exception as error:
-            raise RopeTPError(f"{self}: cannot be removed ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RopeTPError(f"{self}: cannot be removed ({first_line(error)})") from error
 
 
 def stamp_of(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -345,6 +345,16 @@ def test_pickles_that_run_code_are_refused(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["SMPL_NEUTRAL.pkl"]
 
 
+@pytest.mark.parametrize("module", ["a\rb", "a\x85b", "a\x1b[2Jb", "a\u2028b"])
+def test_what_a_pickle_asks_for_is_told_in_one_printable_line(tmp_path, module):
+    file = tmp_path / "SMPL_NEUTRAL.pkl"
+    words = [b"\x8c" + bytes([len(word)]) + word for word in (module.encode(), b"name")]
+    file.write_bytes(b"\x80\x04" + b"".join(words) + b"\x93.")
+    with pytest.raises(RopeTPError) as refusal:
+        load_body(file)
+    assert str(refusal.value).isprintable() and "b.name" in str(refusal.value)
+
+
 def broken_files() -> dict[str, bytes]:
     arrays = smpl_arrays()
     return {

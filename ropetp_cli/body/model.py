@@ -22,7 +22,7 @@ from scipy import sparse
 from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.rotations import local_to_global
 from ropetp_cli.body.skeleton import NUM_BETAS, NUM_JOINTS, PARENTS
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line, printable
 
 EMBEDDED_FILE = Path(__file__).parent / "data" / "ROPETP_BODY.npz"
 #: The name under which ``ropetp setup body`` installs a user's file, and ``--body`` finds it.
@@ -192,9 +192,9 @@ def _read(file: Path, name: str) -> BodyData:
             f"{file}: has no {error.args[0]}; give an SMPL file such as SMPL_NEUTRAL.pkl"
         ) from None
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RopeTPError(
-            f"{file}: not an SMPL body ({reason}); give an SMPL file such as SMPL_NEUTRAL.pkl"
+            f"{file}: not an SMPL body ({first_line(error)}); "
+            "give an SMPL file such as SMPL_NEUTRAL.pkl"
         ) from None
 
 
@@ -381,7 +381,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _Chumpy
         if module.startswith("scipy.sparse") and name in self.sparse_shells:
             return self.sparse_shells[name]
-        raise _NotArrays(f"its pickle asks for {module}.{name}")
+        raise _NotArrays(f"its pickle asks for {printable(module)}.{printable(name)}")
 
     def persistent_load(self, key: object) -> object:
         raise _NotArrays("its pickle refers to another file")

@@ -11,7 +11,7 @@ import sys
 import click
 
 from ropetp_cli import __version__
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line
 
 COMMANDS = {
     "capture": "One video in, every person's motion out.",
@@ -98,8 +98,8 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        first = (str(error).strip() or "no message").splitlines()[0]
         click.echo(
-            f"ropetp: unexpected {type(error).__name__}: {first} (--debug shows where)", err=True
+            f"ropetp: unexpected {type(error).__name__}: {first_line(error)} (--debug shows where)",
+            err=True,
         )
         sys.exit(1)

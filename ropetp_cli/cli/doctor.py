@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from ropetp_cli.errors import RopeTPError, first_line
+
 Row = tuple[str, bool, str]
 
 #: Module -> what pip calls it. Each is imported, because a broken binary shows only then.
@@ -58,19 +60,13 @@ def command(weights: Path | None) -> None:
 def _guarded(name: str, check: Callable[[], Iterator[Row]], broken: bool) -> Iterator[Row]:
     """The rows of a check. One that falls over a package found ``broken`` before says nothing
     more: that package's row has said it."""
-    from ropetp_cli.errors import RopeTPError
-
     try:
         yield from check()
     except RopeTPError as error:
         yield name, False, str(error)
     except Exception as error:
         if not broken:
-            yield name, False, _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            yield name, False, first_line(error)
 
 
 def _python() -> Iterator[Row]:
@@ -93,7 +89,7 @@ def _packages() -> Iterator[Row]:
             elif culprits:
                 fix = f"mend {culprits[0]} first"
             broken.add(module)
-            yield module, False, f"{_first_line(error)}; {fix}"
+            yield module, False, f"{first_line(error)}; {fix}"
         else:
             yield module, True, str(getattr(found, "__version__", "installed"))
 
@@ -150,7 +146,6 @@ def _opencv() -> Iterator[Row]:
 def _video() -> Iterator[Row]:
     import numpy as np
 
-    from ropetp_cli.errors import RopeTPError
     from ropetp_cli.video.reader import VideoReader
     from ropetp_cli.video.writer import VideoWriter
 
@@ -222,7 +217,6 @@ def _settings() -> Iterator[Row]:
 
 
 def _disk() -> Iterator[Row]:
-    from ropetp_cli.errors import RopeTPError
     from ropetp_cli.files import writable_directory
 
     free = shutil.disk_usage(".").free / 1e9

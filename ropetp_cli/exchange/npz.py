@@ -15,7 +15,7 @@ from ropetp_cli import __version__
 from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics
 from ropetp_cli.body.skeleton import NUM_BETAS
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
 
@@ -127,8 +127,7 @@ def load_motion(path: str | Path, body: "BodyData | None" = None) -> Motion:
     except RopeTPError as error:
         raise RopeTPError(f"{path}: not a motion file: {error}") from error
     except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RopeTPError(f"{path}: not a readable npz: {reason}") from error
+        raise RopeTPError(f"{path}: not a readable npz: {first_line(error)}") from error
 
 
 def _numbers(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
 from ropetp_cli.body.rotations import local_to_global
 from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS, PARENTS
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.rope.predictor import CropPoses
 
 FORMAT = "ropetp-temporal-1"
@@ -268,6 +268,7 @@ def load_temporal(path: str | Path) -> TemporalRope:
             model = TemporalRope(TemporalConfig(**json.loads(metadata["config"])))
             model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RopeTPError(f"{path}: not a TemporalRope weight file ({reason})") from error
+        raise RopeTPError(
+            f"{path}: not a TemporalRope weight file ({first_line(error)})"
+        ) from error
     return model.eval()

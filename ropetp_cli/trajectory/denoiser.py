@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ropetp_cli.body.skeleton import ANKLES, FEET, NUM_JOINTS
-from ropetp_cli.errors import RopeTPError
+from ropetp_cli.errors import RopeTPError, first_line
 
 FORMAT = "ropetp-trajectory-1"
 CONDITIONS = ("joints", "rot6d")
@@ -310,6 +310,7 @@ def load_denoiser(path: str | Path) -> TrajDenoiser:
             model = TrajDenoiser(TrajConfig(**json.loads(metadata["config"])))
             model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RopeTPError(f"{path}: not a TrajDenoiser weight file ({reason})") from error
+        raise RopeTPError(
+            f"{path}: not a TrajDenoiser weight file ({first_line(error)})"
+        ) from error
     return model.eval()
