@@ -3,7 +3,7 @@
 
 Cuts short clips from CLIP, captures each with a `ropetp capture` of its own, one after another as
 a shell loop would, then all of them with one `ropetp batch`, and a second time with nothing left
-to do. Prints wall time and processor time of each and whether the motions are the same bytes.
+to do. Prints wall time and processor time of each and how far the motions differ.
 With --ray it compares Ray clusters of one node and of two, a core each, instead.
 """
 
@@ -15,6 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
+from ropetp_cli.exchange.npz import load_motion
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.video.writer import VideoWriter
 
@@ -75,10 +78,19 @@ def on_ray(work: Path, rest: list[str]) -> None:
 
 
 def alike(one: Path, other: Path) -> str:
-    """How many motions below ``one`` are the same bytes below ``other``."""
+    """How many motions below ``one`` are the same bytes below ``other``, and how far all are."""
     motions = [path for path in sorted(one.rglob("*.npz")) if path.parent.name != "cache"]
-    same = sum(p.read_bytes() == (other / p.relative_to(one)).read_bytes() for p in motions)
-    return f"{same} of {len(motions)} motions are the same bytes"
+    same, apart = 0, []
+    for path in motions:
+        twin = other / path.relative_to(one)
+        same += path.read_bytes() == twin.read_bytes()
+        offset = load_motion(path).joints - load_motion(twin).joints
+        apart.append(1000 * np.linalg.norm(offset, axis=-1).ravel())
+    middle, most = np.quantile(np.concatenate(apart), [0.5, 0.99])
+    return (
+        f"{same} of {len(motions)} motions are the same bytes, "
+        f"joints {middle:.1f} mm apart in the middle, 99 % of them within {most:.0f} mm"
+    )
 
 
 RUN = "from ropetp_cli.cli import main; main()"
