@@ -4,6 +4,14 @@ The Python API is three names: :func:`capture`, :class:`Motion` and :func:`load_
 They are imported on first use, so that ``import ropetp_cli`` costs nothing.
 """
 
+import os
+
+# Threads that wait for each other are to let go of their core soon. GNU OpenMP, which reads this
+# when torch is loaded, has them spin for milliseconds, and beside another busy program takes the
+# very cores they wait for.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 __version__ = "0.1.0"
 __all__ = ["Motion", "__version__", "capture", "load_motion"]
 

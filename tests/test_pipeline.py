@@ -35,6 +35,19 @@ from ropetp_cli.video.writer import VideoWriter
 FRAMES, FPS = 36, 24.0
 
 
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_waiting_threads_let_go_of_their_core_unless_told_otherwise(told, held):
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, ropetp_cli; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean | told, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == held
+
+
 def photo() -> np.ndarray:
     """The street photo in the ultralytics package: four people, one of them cut off."""
     import ultralytics
