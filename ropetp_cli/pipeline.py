@@ -22,6 +22,7 @@ from ropetp_cli.assembly import (
 )
 from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rotations import slerp
+from ropetp_cli.body.skeleton import NUM_BETAS
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
 from ropetp_cli.camera.focal import choose_focal
 from ropetp_cli.camera.gravity import (
@@ -67,6 +68,7 @@ BEGINS = {
     "people": (),
     "pose": ("person", "camera", "focal_px", "focal_mm", "quick", "body", "rope weights"),
     "path": (
+        "height",
         "fps",
         "npz_layout",
         "steps",
@@ -87,6 +89,7 @@ class CaptureOptions:
     """What ``ropetp capture`` may be told; the names are those of the command line."""
 
     person: str = "all"
+    height: tuple[tuple[int, float], ...] = ()  # (id, m); id 0 is everybody else
     formats: tuple[str, ...] = ("npz", "bvh")
     camera: str = "auto"
     focal_px: float | None = None
@@ -179,11 +182,14 @@ def capture(
     clock = Clock(progress)
     models = models or Models(options)
     body = models.body
+    for _, height in options.height:
+        body.with_height(np.zeros(NUM_BETAS), height)  # one that is nobody's stops here, early
     stage = StageCache(out / "cache", made_of, BEGINS, KEPT, force)
     discard_drafts(out)
 
     people = stage("people", find_people, video, models, options, clock)
     tracks = pick_people(people.tracks, options.person)
+    heights = pick_heights(people.tracks, options.height)
     camera = choose_camera(people, options)
     steps = stage.steps("pose", batch_size=options.batch_size)
     answers, background = stage(
@@ -191,7 +197,9 @@ def capture(
     )
     still = background is None or not background.moving
     poses = [
-        to_camera(answer, track, body, camera, people.fps, models.refiner, still)
+        to_camera(
+            answer, track, body, camera, people.fps, models.refiner, still, heights.get(track.id)
+        )
         for answer, track in zip(answers, tracks, strict=True)
     ]
     del answers  # an hour of them is 300 MB a person
@@ -218,7 +226,9 @@ def capture(
 
         files = write_motions(motions, body, out, options, clock)
         files += write_previews(video, motions, body, out, options, clock, overlay)
-    report = describe(people, camera, tracks, agreements, scenes, motions, physics, body, options)
+    report = describe(
+        people, camera, tracks, heights, agreements, scenes, motions, physics, body, options
+    )
     report |= {
         "key": run_key(made_of),
         "source": source,
@@ -255,6 +265,19 @@ def pick_people(tracks: list[Track], wanted: str) -> list[Track]:
         raise RopeTPError(
             f"--person {wanted}: expected all, largest or ids among {have} (see `ropetp tracks`)"
         ) from error
+
+
+def pick_heights(tracks: list[Track], told: tuple[tuple[int, float], ...]) -> dict[int, float]:
+    """How tall, m, those of ``tracks`` are of whom ``told`` (id or 0 for everybody else, m) says
+    it."""
+    given, known = dict(told), [track.id for track in tracks]
+    if strangers := set(given) - {0, *known}:
+        have = ", ".join(map(str, known))
+        raise RopeTPError(
+            f"--height {min(strangers)}=...: expected an id among {have} (see `ropetp tracks`)"
+        )
+    heights = {number: given.get(number, given.get(0)) for number in known}
+    return {number: height for number, height in heights.items() if height is not None}
 
 
 def estimate_poses(
@@ -323,13 +346,18 @@ def to_camera(
     fps: float,
     refiner: TemporalRefiner,
     still: bool,
+    height: float | None = None,
 ) -> PoseSequence:
     """One person's crops brought to the camera's axes, blind moments bridged, put right by the
-    frames around, with one shape, without frame noise. ``still``: the camera does not move."""
+    frames around, with one shape, without frame noise. ``still``: the camera does not move.
+    ``height`` m, where it is known: no picture tells a tall person far away from a short one."""
     crops = [square_crop(box) for box in track.boxes]
     centers = np.array([crop.center for crop in crops])
     sizes = np.array([crop.size for crop in crops])
     betas = steady_betas(answer.betas, answer.confidence.mean(axis=1) * track.seen)
+    if height is not None:
+        answer = answer.of_size(height / body.height(betas))
+        betas = body.with_height(betas, height)
     rest = body.rest_joints(betas)
     answer, weights = bridged(answer, centers, sizes, rest, fps)
     joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
@@ -561,6 +589,7 @@ def describe(
     people: TrackingResult,
     camera: Camera,
     tracks: list[Track],
+    heights: dict[int, float],
     agreements: list[dict[str, Any]],
     scenes: list[Scene],
     motions: list[Motion],
@@ -602,6 +631,8 @@ def describe(
                 "first_frame": int(track.frames[0]),
                 "last_frame": int(track.frames[-1]),
                 "output_frames": len(motion),
+                "height_m": round(body.height(motion.betas), 3),
+                "height_source": "given" if track.id in heights else "seen, a guess",
                 "joint_agreement": agreement,
                 **motion_figures(motion),
                 "path_source": scene.path_source,

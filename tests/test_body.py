@@ -142,6 +142,20 @@ def test_first_beta_is_height(body):
         assert abs(stature(k, 2) - stature(k, -2)) < 0.02
 
 
+@settings(max_examples=30, deadline=None)
+@given(betas=betas_in_cube, wanted=st.floats(1.4, 2.0))
+def test_a_shape_is_given_a_height(body, betas, wanted):
+    sized = body.with_height(betas, wanted)
+    assert body.height(sized) == pytest.approx(wanted, abs=1e-3)
+    np.testing.assert_allclose(sized[1:], betas[1:], atol=0.05)  # the rest of the shape stays
+
+
+@pytest.mark.parametrize("wanted", [0.6, 2.6])
+def test_a_height_nobody_has_is_refused(body, wanted):
+    with pytest.raises(RopeTPError, match="height"):
+        body.with_height(np.zeros(10), wanted)
+
+
 @settings(max_examples=20, deadline=None)
 @given(betas=betas_in_cube)
 def test_rest_joints_are_the_regressed_surface(body, betas):

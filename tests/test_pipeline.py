@@ -325,6 +325,33 @@ def test_unknown_person_lists_the_known(clip, tmp_path, capsys):
     assert code == 1 and "--person 99" in error and "1" in error
 
 
+def test_heights_given_make_a_larger_scene_of_the_same_picture(clip, done, tmp_path):
+    out = tmp_path / "sized"
+    shutil.copytree(done.out, out)
+    options = CaptureOptions(steps=10, formats=("npz",), previews=(), height=((0, 1.6), (1, 1.9)))
+    again = capture(clip, out, options)
+    assert again.report["reused"] == ["people", "pose"]
+    heights = {person["id"]: person["height_m"] for person in again.report["people"]}
+    assert heights.pop(1) == pytest.approx(1.9, abs=0.002)
+    assert heights and all(h == pytest.approx(1.6, abs=0.002) for h in heights.values())
+    assert {p["height_source"] for p in again.report["people"]} == {"given"}
+    before, after = (load_motion(path / "person_01.npz") for path in (done.out, out))
+    share = 1.9 / load_body().height(before.betas)
+    farther = after.camera_trans[:, 2] / before.camera_trans[:, 2]
+    assert farther.mean() == pytest.approx(share, rel=0.02)
+    apart = np.linalg.norm(after.joints2d - before.joints2d, axis=-1)
+    assert np.median(apart) < 0.01 * (after.boxes[:, 3] - after.boxes[:, 1]).mean()
+
+
+@pytest.mark.parametrize(
+    ("told", "code"), [("1.80m", 2), ("180", 2), ("x=1.8", 2), ("7=1.8", 1), ("2.6", 1)]
+)
+def test_heights_that_make_no_sense_are_refused(clip, tmp_path, capsys, told, code):
+    out = str(tmp_path / "o")
+    found, error = fails(capsys, "capture", str(clip), "-o", out, "--height", told)
+    assert found == code and "height" in error
+
+
 def test_a_truncated_video_keeps_what_it_has(tmp_path, capsys):
     whole = tmp_path / "whole.avi"
     writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 24, (640, 640))

@@ -32,6 +32,8 @@ KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "f", "k
 NUM_POSE_FEATURES = 9 * (NUM_JOINTS - 1)
 #: Beyond what any body has: rows and columns of a sparse matrix, operations of a pickle, bytes.
 LARGEST_SIDE, MOST_OPERATIONS, LARGEST_FILE = 100_000, 20_000, 1 << 30
+#: Betas so far from the mean no longer give bodies that look like people's.
+MOST_BETA = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,26 @@ class BodyData:
     def rest_vertices(self, betas: np.ndarray) -> np.ndarray:
         """Surface in the rest pose: betas [10] -> [V, 3] m."""
         return self.v_template + self.shapedirs @ np.asarray(betas, dtype=np.float32)
+
+    def height(self, betas: np.ndarray) -> float:
+        """From sole to crown, m, of a shape [10]."""
+        return float(np.ptp(self.rest_vertices(betas)[:, 1]))
+
+    def with_height(self, betas: np.ndarray, height: float) -> np.ndarray:
+        """The betas [10] nearest to ``betas`` whose height is ``height``, m.
+
+        RopeTPError when no body is so short or so tall.
+        """
+        betas = np.array(betas, dtype=np.float64)
+        for _ in range(3):  # which vertex is the lowest may change
+            surface = self.rest_vertices(betas)[:, 1]
+            slope = self.shapedirs[surface.argmax(), 1] - self.shapedirs[surface.argmin(), 1]
+            betas += slope * (height - np.ptp(surface)) / (slope @ slope)
+        if np.abs(betas).max() > MOST_BETA or abs(self.height(betas) - height) > 0.001:
+            raise RopeTPError(
+                f"--height {height:g}: no body of {self.name} is that tall; in metres"
+            )
+        return betas
 
 
 def skin(

@@ -35,6 +35,26 @@ class Words(click.ParamType):
         return words
 
 
+class Heights(click.ParamType):
+    """``1.82``, of everybody, or ``1=1.82,2=1.65``, by id: pairs of id (0: everybody else), m."""
+
+    name = "heights"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[int, float], ...]:
+        if isinstance(value, tuple):
+            return value
+        found: dict[int, float] = {}
+        for word in value.split(","):
+            who, _, height = word.rpartition("=")
+            try:
+                found[int(who) if who else 0] = float(height)
+            except ValueError:
+                self.fail(f"{word!r} is neither metres nor ID=metres, as 1=1.82", param, ctx)
+        if not all(0.5 < height < 2.8 for height in found.values()):
+            self.fail(f"{value}: expected metres, such as 1.82", param, ctx)
+        return tuple(sorted(found.items()))
+
+
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 #: What ``export`` may be told of the files, too.
@@ -55,6 +75,9 @@ QUICK = click.option("--quick", is_flag=True, help="Look at each crop once, not 
 _OPTIONS = [
     click.option("--person", default="all", show_default=True, metavar="all|largest|ID[,ID]",
                  help="Whom to capture; ids as `ropetp tracks` shows them."),
+    click.option("--height", type=Heights(), default=(), metavar="M|ID=M[,ID=M]",
+                 help="How tall people are, m, where you know: no video tells a tall person far "
+                 "away from a short one near by."),
     click.option("--format", "formats", type=Words(FORMATS), default="npz,bvh",
                  show_default=True, help="Files to write for each person."),
     click.option("--camera", type=click.Choice(["auto", "static", "moving"]), default="auto",

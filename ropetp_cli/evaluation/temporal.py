@@ -21,12 +21,21 @@ def evaluate(
     model: TemporalRope, sightings: Sightings, body: BodyData, device: str = "cpu",
     fps: float = 30.0,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """For Rope alone, over time, and over time before a camera that moves: MPJPE and PA-MPJPE, the
+    """For Rope alone, over time, over time before a camera that moves, and over time where it is
+    known how tall people are: MPJPE and PA-MPJPE, the
     mean error along the camera's axis, mm; acceleration error, m/s^2; how much of the true swing
     of legs and arms is left, %."""
     refiner = TemporalRefiner(model, device)
-    rows = {"alone": (None, True), "over time": (refiner, True), "moving": (refiner, False)}
-    return {name: _figures(sightings, body, fps, *how) for name, how in rows.items()}
+    rows = {
+        "alone": (sightings, None, True),
+        "over time": (sightings, refiner, True),
+        "moving": (sightings, refiner, False),
+        "height known": (sightings.sized(body), refiner, True),
+    }
+    return {
+        name: _figures(seen, body, fps, asked, steady)
+        for name, (seen, asked, steady) in rows.items()
+    }
 
 
 def _figures(

@@ -1,6 +1,6 @@
 """Rope on batches of crops, as the tool uses it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -31,6 +31,10 @@ class CropPoses:
     def take(self, index: np.ndarray) -> "CropPoses":
         """The answers at ``index``, in that order."""
         return CropPoses(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def of_size(self, share: float) -> "CropPoses":
+        """The same pictures of people ``share`` times as large and as far away."""
+        return replace(self, cam=self.cam * [1 / share, share, share])
 
     @classmethod
     def joined(cls, parts: list["CropPoses"]) -> "CropPoses":

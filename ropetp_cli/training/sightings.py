@@ -6,7 +6,7 @@ and what is still wrong after it is what TrajDenoiser is trained and measured be
 """
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +146,16 @@ class Sightings:
         rows = self.rows(window)
         betas = steady_betas(self.betas[rows], self.confidence[rows].mean(axis=1))
         return body.rest_joints(betas), body.rest_joints(self.true_betas[window])
+
+    def sized(self, body: BodyData) -> "Sightings":
+        """The same, seen by somebody who knows how tall the people are."""
+        new = replace(self, betas=self.betas.copy(), cam=self.cam.copy())
+        for window in range(len(self)):
+            rows, height = self.rows(window), body.height(self.true_betas[window])
+            betas = steady_betas(self.betas[rows], self.confidence[rows].mean(axis=1))
+            new.cam[rows] = self.answer(window).of_size(height / body.height(betas)).cam
+            new.betas[rows] = body.with_height(betas, height)
+        return new
 
     def frames(self, window: int, rest: np.ndarray, fps: float, steady: bool = True) -> Frames:
         """What Rope over time is told of a window."""
