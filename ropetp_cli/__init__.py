@@ -1,7 +1,7 @@
 """RopeTP: global human motion from one ordinary video.
 
-The Python API is three names: :func:`capture`, :class:`Motion` and :func:`load_motion`.
-They are imported on first use, so that ``import ropetp_cli`` costs nothing.
+The Python API: :func:`capture` and its :class:`CaptureOptions`, :class:`Motion` and
+:func:`load_motion`. They are imported on first use, so that ``import ropetp_cli`` costs nothing.
 """
 
 import os
@@ -13,14 +13,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
-__all__ = ["Motion", "__version__", "capture", "load_motion"]
+__all__ = ["CaptureOptions", "Motion", "__version__", "capture", "load_motion"]
 
 
 def __getattr__(name: str):
-    if name == "capture":
-        from ropetp_cli.pipeline import capture
+    if name in ("capture", "CaptureOptions"):
+        from ropetp_cli import pipeline
 
-        return capture
+        return getattr(pipeline, name)
     if name == "Motion":
         from ropetp_cli.motion import Motion
 
@@ -30,3 +30,7 @@ def __getattr__(name: str):
 
         return load_motion
     raise AttributeError(f"module 'ropetp_cli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_closing
 
 from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle, slerp
 from ropetp_cli.body.skeleton import ANKLES, FEET
-from ropetp_cli.motion import Camera, Motion, PoseSequence, Track
+from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, frames_within
 
 BRIDGE = 0.25  # s out of view that do no harm
 LEVEL_SPEED = 0.1  # m/s of the level stood on: faster, the person falls or climbs
@@ -28,7 +28,7 @@ class Timeline:
 
 def make_timeline(timestamps: np.ndarray, fps: float) -> Timeline:
     """The constant-rate frames that cover ``timestamps`` [N] s (strictly rising)."""
-    count = max(1, int(np.floor((timestamps[-1] - timestamps[0]) * fps + 1e-3)) + 1)
+    count = frames_within(timestamps[-1] - timestamps[0], fps)
     times = timestamps[0] + np.arange(count) / fps
     right = np.clip(np.searchsorted(timestamps, times), 1, max(len(timestamps) - 1, 1))
     right = np.minimum(right, len(timestamps) - 1)

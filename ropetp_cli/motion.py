@@ -8,9 +8,23 @@ shapes when it is made, so that a mistake shows where it happens.
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from ropetp_cli.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from ropetp_cli.errors import RopeTPError
+
+#: Containers round times, Matroska to a millisecond: two of them are so much off, s, at most.
+ROUNDING = 1.1e-3
+#: Over so long, s, the sway of a step is no part of the way walked.
+SWAY_SECONDS = 0.5
+
+
+def frames_within(seconds: float, fps: float) -> int:
+    """How many frames at ``fps`` a stretch of ``seconds`` has, its first and last included.
+
+    A last frame that only rounded times put beyond the end counts.
+    """
+    return int(np.floor(seconds * fps + min(ROUNDING * fps + 1e-3, 0.5))) + 1
 
 
 def _check(name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> None:
@@ -211,6 +225,12 @@ class Motion:
     def rotations(self) -> np.ndarray:
         """Parent-relative joint rotations, joint 0 in the world, [N, 24, 3, 3]."""
         return axis_angle_to_matrix(self.poses.reshape(-1, 24, 3))
+
+    @property
+    def way(self) -> np.ndarray:
+        """The way walked, [N, 2] m (x, z): the pelvis's over the ground, without its sway."""
+        window = max(1, round(SWAY_SECONDS * self.fps))
+        return uniform_filter1d(self.joints[:, 0, ::2], window, axis=0, mode="nearest")
 
     def turned(self, rotation: np.ndarray) -> "Motion":
         """The same motion with the world turned by ``rotation`` [3, 3] about the origin."""

@@ -47,7 +47,15 @@ from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
 from ropetp_cli.rope.temporal import TemporalRefiner, as_seen, load_temporal
-from ropetp_cli.runs import REPORT, fingerprint, ingredients, is_finished, last_report, run_key
+from ropetp_cli.runs import (
+    REPORT,
+    files_of,
+    fingerprint,
+    ingredients,
+    is_finished,
+    last_report,
+    run_key,
+)
 from ropetp_cli.stages import StageCache, Steps
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
 from ropetp_cli.trajectory.fusion import Sight, fuse_people
@@ -165,7 +173,8 @@ def capture(
 
     ``out`` is the directory to write, by default ``VIDEO-stem_ropetp``; when it holds the
     finished capture of the same video, options, weights and version, nothing is done, and stages
-    it holds the results of are not run again, unless ``force``. ``models`` of an earlier capture
+    it holds the results of are not run again, unless ``force``. Files of an earlier capture that
+    show other motions go, other formats of the same motions stay. ``models`` of an earlier capture
     with the same options save loading them. Raises RopeTPError (unreadable video, damaged
     weights, unwritable output) and NobodyFound.
     """
@@ -216,6 +225,10 @@ def capture(
     ]
     del poses
     (out / REPORT).unlink(missing_ok=True)  # it would speak of files that are being replaced
+    earlier = [out / name for name in files_of(before)]
+    if before.get("motion") != stage.key("physics"):  # of other motions
+        for path in earlier:
+            path.unlink(missing_ok=True)
     with begin_overlay(video, scenes, camera, body, out, options) as overlay:
         scenes = stage(
             "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
@@ -234,7 +247,9 @@ def capture(
         "source": source,
         "stages": clock.table(sum(len(track) for track in tracks)),
         "reused": stage.reused,
-        "files": [path.name for path in files],
+        "motion": stage.key("physics"),
+        "files": [path.name for path in files]
+        + [path.name for path in earlier if path.is_file() and path not in files],
     }
     write_json(report, out / REPORT)
     return Capture(out, report)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, LIMB_KEYPOINTS
 from ropetp_cli.motion import Motion
@@ -54,20 +53,17 @@ def motion_figures(motion: Motion) -> dict[str, Any]:
         if len(joints) > 1 else np.zeros((1, 2))  # fmt: skip
     standing = motion.contacts > 0.5
     lowest = joints[:, list(FEET + ANKLES), 1].min(axis=1)
-    pelvis = joints[:, 0][:, [0, 2]]
     return {
         "jitter": round(float(np.linalg.norm(third, axis=-1).mean() / 10), 3),
         "foot_sliding_m_per_s": round(float(speed[standing].mean()), 4) if standing.any() else None,
         "standing_share": round(float(standing.any(axis=1).mean()), 4),
         "below_floor_share": round(float((lowest < -FLOOR_MARGIN).mean()), 4),
-        "path": _path_figures(motion, pelvis),
+        "path": _path_figures(motion),
     }
 
 
-def _path_figures(motion: Motion, pelvis: np.ndarray) -> dict[str, float | None]:
-    # The pelvis sways with every step; half a second of smoothing leaves the way walked.
-    window = max(1, int(round(motion.fps * 0.5)))
-    way = uniform_filter1d(pelvis, window, axis=0, mode="nearest")
+def _path_figures(motion: Motion) -> dict[str, float | None]:
+    way = motion.way
     steps = np.diff(way, axis=0)
     length = float(np.linalg.norm(steps, axis=1).sum())
     net = way[-1] - way[0]

@@ -7,6 +7,7 @@ the video's bytes, the options, the weights, the body and the version.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 #: Options that change how fast a run is, not what it gives.
 SPEED = ("batch_size",)
+#: What a capture calls its files.
+WRITTEN = re.compile(
+    r"(person_\d+|people|overlay|world|world_fixed|side_by_side|paths|viewer)"
+    r"\.(npz|bvh|glb|fbx|mp4|png|html)"
+)
 
 
 def digest(value: Any) -> str:
@@ -82,6 +88,13 @@ def last_report(out: "Path | Far") -> dict[str, Any]:
         return report if isinstance(report, dict) else {}
     except (OSError, ValueError, RecursionError):  # none, or none of ours
         return {}
+
+
+def files_of(report: Mapping[str, Any]) -> list[str]:
+    """The files a ``report`` speaks of, by name; only such as a capture writes."""
+    names = report.get("files")
+    names = names if isinstance(names, list) else []
+    return [name for name in names if isinstance(name, str) and WRITTEN.fullmatch(name)]
 
 
 def is_finished(report: Mapping[str, Any], key: str, there: Callable[[str], bool]) -> bool:

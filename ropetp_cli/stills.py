@@ -68,16 +68,17 @@ def pose_images(
     boxes: Boxes | None,
     batch_size: int = 16,
     advance: Callable[[int], None] = lambda count: None,
-) -> tuple[int, list[str]]:
+) -> tuple[int, int, list[str]]:
     """Poses of everybody in ``images``, written to ``out`` as one npz.
 
     ``boxes`` by image name (with or without its directory) says who is there; the detector then
     only looks for keypoints inside each. Keys: image [n],
     boxes [n, 4], joints2d [n, 24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), poses
-    [n, 72], betas [n, 10], cam [n, 3], confidence [n], body. Returns how many people, and a line
-    for every image that was left out. Raises NobodyFound when nobody is left.
+    [n, 72], betas [n, 10], cam [n, 3], confidence [n], body. Returns how many people, in how many
+    images that could be read, and a line for every image that was left out. Raises NobodyFound
+    when nobody is left, RopeTPError when no image can be read.
     """
-    names, rows, notes = [], [], []
+    names, rows, notes, unread = [], [], [], 0
     answers: list[CropPoses] = []
     crops, keypoints, centers, sizes = [], [], [], []
 
@@ -91,6 +92,7 @@ def pose_images(
         frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if frame is None:
             notes.append(f"{path}: not an image that can be read, left out")
+            unread += 1
             advance(1)
             continue
         detected = detector.detect(frame) if boxes is None else None
@@ -113,8 +115,11 @@ def pose_images(
             flush()
         advance(1)
     flush()
+    if unread == len(images):
+        raise RopeTPError(notes[0].removesuffix(", left out"))
     if not answers:
-        raise NobodyFound(f"{images[0]}: nobody found in {len(images)} image(s); try --boxes FILE")
+        count = len(images) - unread
+        raise NobodyFound(f"{images[0]}: nobody found in {count} image(s); try --boxes FILE")
     poses = CropPoses.joined(answers)
     rest = body.rest_joints(poses.betas)
     with atomic_path(out) as temporary, open(temporary, "wb") as file:
@@ -130,7 +135,7 @@ def pose_images(
             confidence=poses.confidence.mean(axis=1),
             body=np.array(body.label),
         )
-    return len(names), notes
+    return len(names), len(images) - unread, notes
 
 
 def _boxes_of(path: Path, boxes: Boxes) -> np.ndarray:

@@ -455,6 +455,12 @@ def test_short_and_doubtful_tracks_are_dropped_and_said_so(tmp_path):
     assert any("1 doubtful track(s) (score 0.20)" in w for w in result.warnings)
 
 
+def test_who_is_in_view_too_briefly_is_not_called_nobody(tmp_path):
+    people = [Person(walker(20, 3), (40, 40, 220), lambda k: 1)]
+    with pytest.raises(NobodyFound, match="0.5 s .* but 1 for less; `ropetp pose`"):
+        follow(tmp_path, people, 8)
+
+
 def test_the_largest_is_number_one(tmp_path):
     people = [
         Person(lambda k: (10, 60, 50, 160), (40, 40, 220), lambda k: 1),

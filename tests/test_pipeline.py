@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ropetp_cli import load_motion, pipeline
 from ropetp_cli.assembly import (
@@ -396,6 +398,37 @@ def test_timeline_covers_a_variable_rate():
     assert line.times[0] == 0 and line.times[-1] <= stamps[-1] + 1e-6
     nearest = [int(np.abs(stamps - t).argmin()) for t in line.times]
     assert line.source.tolist() == nearest
+
+
+@given(
+    fps=st.sampled_from([23.976, 24.0, 25.0, 29.97, 30.0, 59.94, 60.0, 120.0]),
+    count=st.integers(1, 2000),
+    start=st.floats(0, 3),
+)
+def test_times_rounded_to_a_millisecond_lose_no_frame(fps, count, start):
+    stamps = np.round(start + np.arange(count) / fps, 3)
+    line = make_timeline(stamps, fps)
+    np.testing.assert_array_equal(line.source, np.arange(count))
+
+
+def test_files_of_other_motions_go_and_other_formats_of_the_same_stay(clip, done, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(done.out, out)
+    names = {path.name for path in done.files}
+    options = CaptureOptions(steps=10, formats=("npz",), previews=())
+    assert {path.name for path in capture(clip, out, options).files} == names
+    options.person = "largest"
+    (out / "mine.blend").touch()
+    capture(clip, out, options)
+    left = {path.name for path in out.iterdir()}
+    assert left == {"cache", "mine.blend", "person_01.npz", "report.json"}
+
+
+def test_what_is_no_image_is_called_so(tmp_path, capsys):
+    text = tmp_path / "notes.md"
+    text.write_text("no picture")
+    code, error = fails(capsys, "pose", str(text), "-o", str(tmp_path / "x.npz"))
+    assert code == 1 and "notes.md: not an image" in error
 
 
 def test_one_world_keeps_people_as_far_apart_as_the_camera_saw():

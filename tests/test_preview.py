@@ -22,6 +22,7 @@ from ropetp_cli.preview.overlay import OverlayPainter, contact_sheet, render_ove
 from ropetp_cli.preview.paths import path_plot
 from ropetp_cli.preview.rasterizer import draw_meshes, rasterize
 from ropetp_cli.preview.world import WorldPainter
+from ropetp_cli.runs import fingerprint
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.video.writer import VideoWriter
 
@@ -195,8 +196,10 @@ def test_a_body_in_full_hd_takes_under_15_ms(body):
 def test_figure_shows_the_nearest_frame_and_only_while_there(body):
     figure = Figure(walker(body, frames=10, fps=10.0, offset=2.0), body)
     assert figure.at(2.0, 0.04) == 0 and figure.at(2.26, 0.04) == 3 and figure.at(2.24, 0.04) == 2
-    assert figure.at(2.93, 0.04) == 9 and figure.at(2.96, 0.04) is None
-    assert figure.at(1.93, 0.04) is None and figure.at(1.97, 0.04) == 0
+    # The motion has fewer frames than the pictures: the last holds until the next would come.
+    assert figure.at(2.97, 0.04) == 9 and figure.at(2.99, 0.04) is None
+    assert figure.at(1.97, 0.04) is None and figure.at(1.985, 0.04) == 0
+    assert figure.at(2.94, 0.1) == 9 and figure.at(2.96, 0.1) is None
 
 
 def test_figure_gives_the_skinned_mesh_in_any_order(body):
@@ -461,6 +464,32 @@ def test_preview_command_ends_in_one_line(body, video, tmp_path, capsys):
     (folder / "report.json").write_text(json.dumps({"video": {"path": str(video)}}))
     (folder / "person_01.npz").unlink()
     code, _, err = run(["preview", folder], capsys)
+    assert code == 1 and "--format npz" in err
+
+
+def test_preview_knows_when_the_video_is_another(body, video, tmp_path, capsys):
+    folder = run_directory(tmp_path, video, walker(body))
+    report = {"video": {"path": str(video), "width": 320, "height": 240}}
+    (folder / "report.json").write_text(json.dumps(report | {"source": fingerprint(video)}))
+    told = ["preview", folder, "--preview", "overlay", "--quiet"]
+    assert run(told, capsys)[2] == ""
+    other = tmp_path / "other.mp4"
+    with VideoWriter(other, (320, 240), 25.0) as writer:
+        writer.write(np.zeros((240, 320, 3), np.uint8))
+    code, _, err = run([*told, "--video", other], capsys)
+    assert code == 0 and "changed since it was captured" in err
+    with VideoWriter(other, (240, 320), 25.0) as writer:
+        writer.write(np.zeros((320, 240, 3), np.uint8))
+    code, _, err = run([*told, "--video", other], capsys)
+    assert code == 1 and "240 x 320" in err and "320 x 240" in err
+    video.unlink()
+    code, _, err = run(told, capsys)
+    assert code == 1 and "--video" in err
+
+
+def test_preview_draws_who_the_report_speaks_of(body, video, tmp_path, capsys):
+    folder = run_directory(tmp_path, video, walker(body), files=["person_02.npz"])
+    code, _, err = run(["preview", folder], capsys)  # person_01 is of an earlier capture
     assert code == 1 and "--format npz" in err
 
 

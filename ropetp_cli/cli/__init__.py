@@ -75,6 +75,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 nobody found."""
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args
     try:

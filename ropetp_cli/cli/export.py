@@ -18,8 +18,8 @@ from ropetp_cli.errors import RopeTPError
 @click.option("--up", type=click.Choice(["y", "z"]), default="z", show_default=True,
               help="Up axis of an npz (BVH, GLB and FBX are y-up).")  # fmt: skip
 @click.option("--npz-layout", "--layout", "layout", type=click.Choice(LAYOUTS), default="smpl",
-              show_default=True, help="amass: 156 columns, z up, 30 frames/s unless --fps, as "
-              "AMASS's readers want it.")  # fmt: skip
+              show_default=True, help="amass: an npz of 156 columns, z up, as AMASS's readers want "
+              "it; all files then have 30 frames/s unless --fps.")  # fmt: skip
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True, max=1000),
               help="Resample to this rate.")  # fmt: skip
 @file_options
@@ -46,8 +46,6 @@ def command(
     from ropetp_cli.exchange.resample import resampled
     from ropetp_cli.files import writable_directory
 
-    if out is not None:
-        writable_directory(out)
     model = _load_body(body) if body else None
     motions = [exchange.read(path, **({"body": model} if model else {})) for path in sources]
     if fps is None and layout == "amass" and "npz" in formats:
@@ -69,6 +67,8 @@ def command(
             raise click.UsageError(f"{target} would be replaced by its own copy; name another -o")
     if len({target for _, target in jobs}) < len(jobs):
         raise click.UsageError("two motions have the same name; export them to different -o DIRs")
+    if out is not None:
+        writable_directory(out)
     told = {"up": up, "layout": layout, "skeleton": skeleton, "body": model, "with_mesh": with_mesh}
     failures = []
     for motion, target in jobs:

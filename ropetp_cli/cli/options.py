@@ -100,8 +100,8 @@ _OPTIONS = [
     click.option("--up", type=click.Choice(["y", "z"]), default="z", show_default=True,
                  help="Up axis of the npz (BVH and GLB are y-up)."),
     click.option("--npz-layout", type=click.Choice(LAYOUTS), default="smpl", show_default=True,
-                 help="amass: 156 columns, z up, 30 frames/s unless --fps, as AMASS's readers "
-                 "want it."),
+                 help="amass: an npz of 156 columns, z up, as AMASS's readers want it; all files "
+                 "then have 30 frames/s unless --fps."),
     *FILE_OPTIONS,
     click.option("--physics/--no-physics", default=True, show_default=True,
                  help="Clean the motion in a physics simulation."),

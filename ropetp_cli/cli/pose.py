@@ -54,7 +54,9 @@ def command(
     rope = RopePredictor(load_rope(find_weights("rope", weights), model), device, quick=quick)
     finder = Detector(detector, device=device)
     with progress_bars() as progress, progress("pose", len(paths)) as advance:
-        count, notes = pose_images(paths, out, rope, model, finder, given, batch_size, advance)
+        count, read, notes = pose_images(
+            paths, out, rope, model, finder, given, batch_size, advance
+        )
     for note in notes:
         click.echo(f"ropetp: note: {note}", err=True)
-    click.echo(f"{out}: {count} people in {len(paths)} images")
+    click.echo(f"{out}: {count} people in {read} images")

@@ -47,7 +47,7 @@ def save_glb(
         raise RopeTPError(f"{path}: GLB needs pygltflib: pip install pygltflib") from error
     motions = [motion] if isinstance(motion, Motion) else list(motion)
     meshes = [_mesh_for(one, path, body, with_mesh) for one in motions]
-    file = _Builder(gltf)
+    file = _Builder(gltf, _name(motions[0]) if len(motions) == 1 else "people")
     begin = min(one.timestamps[0] for one in motions)
     end = max(one.timestamps[-1] for one in motions)
     roots = []
@@ -92,10 +92,10 @@ def _mesh_for(
 
 
 class _Builder:
-    """A glTF document and the binary data its accessors point into."""
+    """A glTF document with an animation ``title``, and the binary data its accessors point into."""
 
-    def __init__(self, gltf) -> None:
-        self.gltf = gltf
+    def __init__(self, gltf, title: str) -> None:
+        self.gltf, self.title = gltf, title
         self.document = gltf.GLTF2(
             asset=gltf.Asset(version="2.0", generator=f"RopeTP {__version__}"), scene=0
         )
@@ -159,7 +159,7 @@ class _Builder:
         tracks += [(first + k, "rotation", quaternions[:, k]) for k in range(NUM_JOINTS)]
         times = self.add_times(begin + np.arange(len(motion)) / motion.fps)
         for node, what, values in tracks:
-            self.animate(_name(motion), times, node, what, values)
+            self.animate(times, node, what, values)
         if mesh is None:
             return [first]
         return [first, self.add_mesh(mesh, motion.betas, len(self.document.skins) - 1)]
@@ -176,19 +176,19 @@ class _Builder:
             return
         times, there = np.array(keys).T
         scale = np.repeat(there[:, None], 3, axis=1)
-        self.animate(_name(motion), self.add_times(times), node, "scale", scale, "STEP")
+        self.animate(self.add_times(times), node, "scale", scale, "STEP")
 
     def add_times(self, times: np.ndarray) -> int:
         """Keys, s; returns the accessor's index."""
         return self.add(times.astype(np.float32)[:, None], bounds=True)
 
     def animate(
-        self, name: str, times: int, node: int, what: str, values: np.ndarray, how: str = "LINEAR"
+        self, times: int, node: int, what: str, values: np.ndarray, how: str = "LINEAR"
     ) -> None:
         """Key ``what`` of ``node`` with ``values`` [n, 3 | 4]; all goes into one animation."""
         gltf = self.gltf
         if not self.document.animations:
-            self.document.animations = [gltf.Animation(name=name)]
+            self.document.animations = [gltf.Animation(name=self.title)]
         animation = self.document.animations[0]
         output = self.add(np.ascontiguousarray(values, dtype=np.float32))
         animation.samplers.append(

@@ -11,7 +11,7 @@ from ropetp_cli.body.rotations import (
     slerp,
 )
 from ropetp_cli.exchange import rest_joints
-from ropetp_cli.motion import Motion
+from ropetp_cli.motion import Motion, frames_within
 
 LINEAR = ("trans", "boxes", "confidence", "contacts", "joints2d", "camera_trans")
 
@@ -23,7 +23,7 @@ def resampled(motion: Motion, fps: float) -> Motion:
     is as consistent as a capture's own.
     """
     times = motion.timestamps
-    count = max(1, int(np.floor((times[-1] - times[0]) * fps + 1e-3)) + 1)
+    count = frames_within(times[-1] - times[0], fps)
     wanted = np.minimum(times[0] + np.arange(count) / fps, times[-1])
     nearest = np.abs(np.subtract.outer(wanted, times)).argmin(axis=1) if count else None
     rotations = slerp(times, motion.rotations, wanted)

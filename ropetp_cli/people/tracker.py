@@ -77,7 +77,7 @@ class TrackingResult:
     tracks, the largest person (area x time) first, ids from 1; timestamps [N] s and
     frame_indices [N] of the frames read; info of the video; warnings, one line each; cuts, the
     first frame of every new scene; turn, the quarters counter-clockwise by which the frames had
-    to be turned to find people.
+    to be turned to find people; brief, how many tracks were too short to be kept.
     """
 
     tracks: list[Track]
@@ -87,6 +87,7 @@ class TrackingResult:
     warnings: list[str] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     turn: int = 0
+    brief: int = 0
 
     @property
     def fps(self) -> float:
@@ -125,6 +126,11 @@ def follow_people(
                 f"{reader.path.name} lies on its side; people were found in turned frames"
             )
     if not found.tracks:
+        if found.brief:
+            raise NobodyFound(
+                f"nobody is in view for {min_seconds:g} s in {reader.path}, but {found.brief} for "
+                "less; `ropetp pose` takes single pictures"
+            )
         dropped = "".join(f"; {line}" for line in found.warnings)
         raise NobodyFound(
             f"no people found in {reader.path}; try --detector FILE with a larger model{dropped}"
@@ -473,6 +479,7 @@ def _finish(stream: _Stream, reader: VideoReader, min_seconds: float) -> Trackin
             f"{name} has scene cuts at frame {_listed(stream.cuts)}; people are not followed "
             "across them"
         )
+    result.brief = len(short)
     if short:
         result.warnings.append(
             f"dropped {len(short)} track(s) seen for less than {min_seconds:g} s "

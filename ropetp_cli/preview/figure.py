@@ -43,15 +43,15 @@ class Figure:
     def at(self, time: float, step: float) -> int | None:
         """The index of the frame nearest to ``time`` s; None where the person is not there.
 
-        ``step`` s between the pictures drawn; a person is there up to half a step, its own or
-        the pictures', beyond the first and last frame.
+        ``step`` s between the pictures drawn; a person is there up to half a step before the first
+        frame and, where the motion has fewer than the pictures, until the one that would be next.
         """
         times = self.motion.timestamps
         index = int(np.searchsorted(times, time))
         if index == len(times) or (index and time - times[index - 1] < times[index] - time):
             index -= 1
-        reach = 0.51 * max(step, 1 / self.motion.fps)
-        return index if abs(times[index] - time) <= reach else None
+        before, after = 0.51 * step, max(0.51 * step, 1 / self.motion.fps - 0.49 * step)
+        return index if times[0] - before <= time <= times[-1] + after else None
 
     def vertices(self, index: int) -> np.ndarray:
         """The mesh at frame ``index``, [V, 3] m."""

@@ -30,7 +30,7 @@ def path_plot(motions: list[Motion], out: str | Path, size: int = 900) -> Path:
     lines = []
     for motion in motions:
         places = motion.joints[:, 0]
-        length = np.linalg.norm(np.diff(places[:, ::2], axis=0), axis=1).sum()
+        length = np.linalg.norm(np.diff(motion.way, axis=0), axis=1).sum()
         label = f"{motion.person}: {length:.1f} m"
         facing = motion.rotations[:, 0, :, 2][:, ::2]
         lines.append(Line(places, person_color(motion.person), label, facing))

@@ -18,7 +18,6 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from ropetp_cli import __version__
 from ropetp_cli.body.model import BodyData
@@ -35,7 +34,6 @@ from ropetp_cli.video.reader import VideoReader
 
 WEB = Path(__file__).parent / "web"
 POSTER_WIDTH = 480  # px
-HALF_SECOND = 0.5  # s, the smoothing of the speed shown, as in the report
 
 
 def write_viewer(
@@ -86,8 +84,7 @@ def scene_data(motions: list[Motion], body: BodyData, with_mesh: bool) -> dict[s
 
 def _person(motion: Motion, body: BodyData | None) -> dict[str, Any]:
     quaternions = np.roll(matrix_to_quaternion(motion.rotations), -1, axis=-1)  # xyzw
-    way = motion.joints[:, 0, ::2]
-    way = uniform_filter1d(way, max(1, round(HALF_SECOND * motion.fps)), axis=0, mode="nearest")
+    way = motion.way
     steps = np.gradient(way, axis=0) if len(way) > 1 else np.zeros_like(way)
     blue, green, red = person_color(motion.person)
     return {

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.motion import VideoInfo
+from ropetp_cli.motion import ROUNDING, VideoInfo
 
 #: The step assumed where a video states neither a frame rate nor usable timestamps, frames/s.
 FALLBACK_FPS = 30.0
@@ -22,8 +22,6 @@ LONGEST_STEP = 10.0
 LONGEST_SLIP = 1.0
 #: Larger pictures than this, px, are a damaged header.
 MOST_PIXELS = 1 << 27
-#: Timestamps may be rounded by this much, s.
-ROUNDING = 1.1e-3
 
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _STILLS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
