@@ -2,8 +2,10 @@
 from all sides, captured and held against the truth.
 
 usage: python scripts/benchmark_rendered.py MOCAP OUT [--weights DIR] [--path auto|diffusion]
+           [--height]
 
-Videos are rendered once; captures whose options and weights are the same are taken as they are.
+With --height captures are told how tall the filmed body is. Videos are rendered once; captures
+whose options and weights are the same are taken as they are.
 """
 
 import argparse
@@ -37,11 +39,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--path", choices=["auto", "diffusion"], default="auto")
+    parser.add_argument("--height", action="store_true")
     given = parser.parse_args()
+    body = load_body()
     options = CaptureOptions(
-        formats=("npz",), previews=(), path=given.path, weights=given.weights, person="largest"
-    )
-    models, body = Models(options), load_body()
+        formats=("npz",), previews=(), path=given.path, weights=given.weights, person="largest",
+        height=((0, body.height(BETAS)),) if given.height else (),
+    )  # fmt: skip
+    models = Models(options)
     rest = body.rest_joints(BETAS)
     rows, walks = [], []
     for number, clip in enumerate(load_turned_clips(given.mocap)[::2]):

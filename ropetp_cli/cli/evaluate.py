@@ -260,7 +260,11 @@ def occlusion(
         click.echo(json.dumps(summary))
         return
     for label, figures in summary.items():
-        click.echo(f"{label}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+        clear = "from its own clear answer" if truth is None else f"({figures['clear_mm']} clear)"
+        click.echo(
+            f"{label}: the worst joint is {figures['mean_mm']} mm off {clear} in the mean of all "
+            f"places, {figures['p90_mm']} in the worst tenth of them"
+        )
     click.echo(out)
 
 
