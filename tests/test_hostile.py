@@ -28,12 +28,12 @@ from test_body import smpl_arrays
 
 from ropetp_cli import stages
 from ropetp_cli.body.model import load_body
-from ropetp_cli.cli.preview import _captured_video
+from ropetp_cli.cli.preview import _report
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange.bvh import read_bvh, save_bvh
 from ropetp_cli.exchange.npz import load_motion, save_motion
 from ropetp_cli.motion import Motion
-from ropetp_cli.runs import is_finished, last_report
+from ropetp_cli.runs import files_of, is_finished, last_report
 from ropetp_cli.stages import NotStored
 from ropetp_cli.stills import read_boxes
 from ropetp_cli.training.sightings import Sightings
@@ -256,7 +256,7 @@ def test_reports_of_any_json(tmp_path_factory, value, content):
         path.write_bytes(text)
         assert not is_finished(last_report(folder), "key", lambda name: True)
         with pytest.raises(RopeTPError) as error:
-            _captured_video(folder)
+            _report(folder)
         assert "\n" not in str(error.value)
 
 
@@ -267,6 +267,12 @@ def test_reports_name_nothing_outside_their_directory(tmp_path, name):
     folder.mkdir()
     report = {"key": "key", "files": [name]}
     assert not is_finished(report, "key", lambda name: (folder / name).is_file())
+    assert files_of(report) == files_of({"files": name}) == files_of({}) == []
+
+
+@pytest.mark.parametrize("name", ["thesis.docx", "person_01.npz/../../x.npz", "report.json"])
+def test_a_report_cannot_have_other_files_removed(name):
+    assert files_of({"files": [name, "person_01.npz"]}) == ["person_01.npz"]
 
 
 @tried

@@ -39,8 +39,10 @@ def show_report(report: dict[str, Any], out: Path) -> None:
         click.echo(f"ropetp: note: {warning}", err=True)
     for person in report["people"]:
         path, agreement = person["path"], person["joint_agreement"]
+        guess = "" if person["height_source"] == "given" else " (a guess: --height)"
         click.echo(
             f"person {person['id']}: {person['output_frames']} frames, "
+            f"{person['height_m']:.2f} m tall{guess}, "
             f"{path['length_m']:.2f} m at {path['mean_speed_m_per_s']:.2f} m/s, "
             f"{agreement['share']:.0%} of {agreement['keypoints']} keypoints agree"
         )
