@@ -1,7 +1,7 @@
 """The whole line, in the order of the paper's Figure 2. The only file that knows every stage."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -94,10 +94,11 @@ KEPT = (TrackingResult, Track, VideoInfo, CropPoses, BackgroundMotion, Scene)
 
 @dataclass
 class CaptureOptions:
-    """What ``ropetp capture`` may be told; the names are those of the command line."""
+    """What ``ropetp capture`` may be told; the names are those of the command line. ``height``, m,
+    of everybody or by id, becomes pairs of id (0: everybody else) and m."""
 
     person: str = "all"
-    height: tuple[tuple[int, float], ...] = ()  # (id, m); id 0 is everybody else
+    height: float | Mapping[int, float] | tuple[tuple[int, float], ...] = ()
     formats: tuple[str, ...] = ("npz", "bvh")
     camera: str = "auto"
     focal_px: float | None = None
@@ -121,6 +122,10 @@ class CaptureOptions:
     weights: Path | None = None
     detector: str | None = None
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        told = self.height if isinstance(self.height, Mapping | tuple) else {0: self.height}
+        self.height = tuple(sorted(dict(told).items()))
 
 
 @dataclass

@@ -330,7 +330,7 @@ def test_unknown_person_lists_the_known(clip, tmp_path, capsys):
 def test_heights_given_make_a_larger_scene_of_the_same_picture(clip, done, tmp_path):
     out = tmp_path / "sized"
     shutil.copytree(done.out, out)
-    options = CaptureOptions(steps=10, formats=("npz",), previews=(), height=((0, 1.6), (1, 1.9)))
+    options = CaptureOptions(steps=10, formats=("npz",), previews=(), height={1: 1.9, 0: 1.6})
     again = capture(clip, out, options)
     assert again.report["reused"] == ["people", "pose"]
     heights = {person["id"]: person["height_m"] for person in again.report["people"]}
@@ -476,6 +476,13 @@ def test_physics_runs_where_a_person_is_in_view_on_one_level():
     assert usable.tolist() == [False] * 10 + [True] * 31 + [False] * 10 + [True] * 9
     sure = trust(scene.poses, size)
     assert sure[0] == pytest.approx((23 / 24) ** 2) and sure[15] == 1
+
+
+def test_heights_may_be_one_or_by_id():
+    assert CaptureOptions().height == ()
+    assert CaptureOptions(height=1.8).height == ((0, 1.8),)
+    assert CaptureOptions(height={2: 1.7, 1: 1.8}).height == ((1, 1.8), (2, 1.7))
+    assert CaptureOptions(height=((1, 1.8),)).height == ((1, 1.8),)
 
 
 def test_python_api_raises_our_errors():

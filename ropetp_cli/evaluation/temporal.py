@@ -22,9 +22,8 @@ def evaluate(
     fps: float = 30.0,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """For Rope alone, over time, over time before a camera that moves, and over time where it is
-    known how tall people are: MPJPE and PA-MPJPE, the
-    mean error along the camera's axis, mm; acceleration error, m/s^2; how much of the true swing
-    of legs and arms is left, %."""
+    known how tall people are: MPJPE and PA-MPJPE, the mean error along the camera's axis, mm;
+    acceleration error, m/s^2; how much of the true swing of legs and arms is left, %."""
     refiner = TemporalRefiner(model, device)
     rows = {
         "alone": (sightings, None, True),
