@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_storage  # noqa: F401  registers a store
+import torch
 from test_pipeline import photo
 
 from ropetp_cli import batch
@@ -32,6 +33,16 @@ def cluster():
     nodes.add_node(num_cpus=1)
     yield nodes
     nodes.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def one_core():
+    """What is captured here has as many cores as a node: sums in other pieces end in other
+    digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
