@@ -49,7 +49,7 @@ from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_be
 from ropetp_cli.rope.temporal import TemporalRefiner, as_seen, load_temporal
 from ropetp_cli.runs import (
     REPORT,
-    files_of,
+    earlier_files,
     fingerprint,
     ingredients,
     is_finished,
@@ -229,11 +229,9 @@ def capture(
         for track, pose in zip(tracks, poses, strict=True)
     ]
     del poses
-    (out / REPORT).unlink(missing_ok=True)  # it would speak of files that are being replaced
-    earlier = [out / name for name in files_of(before)]
-    if before.get("motion") != stage.key("physics"):  # of other motions
-        for path in earlier:
-            path.unlink(missing_ok=True)
+    kept, outdated = earlier_files(before, stage.key("physics"))
+    for name in [*outdated, REPORT]:  # a report would speak of files that are being replaced
+        (out / name).unlink(missing_ok=True)
     with begin_overlay(video, scenes, camera, body, out, options) as overlay:
         scenes = stage(
             "path", regenerate_paths, scenes, models.denoiser, camera, people.info.size, options,
@@ -253,8 +251,11 @@ def capture(
         "stages": clock.table(sum(len(track) for track in tracks)),
         "reused": stage.reused,
         "motion": stage.key("physics"),
-        "files": [path.name for path in files]
-        + [path.name for path in earlier if path.is_file() and path not in files],
+        "files": list(
+            dict.fromkeys(
+                [path.name for path in files] + [name for name in kept if (out / name).is_file()]
+            )
+        ),
     }
     write_json(report, out / REPORT)
     return Capture(out, report)

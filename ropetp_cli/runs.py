@@ -97,11 +97,14 @@ def files_of(report: Mapping[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str) and WRITTEN.fullmatch(name)]
 
 
+def earlier_files(before: Mapping[str, Any], motion: str) -> tuple[list[str], list[str]]:
+    """Of the files that the report ``before`` speaks of: those that show the same ``motion``, such
+    as other formats, and may stay; those that do not and have to go."""
+    files = files_of(before)
+    return (files, []) if before.get("motion") == motion else ([], files)
+
+
 def is_finished(report: Mapping[str, Any], key: str, there: Callable[[str], bool]) -> bool:
     """Whether ``report`` is that of the run ``key`` and all its files are still ``there``."""
-    files = report.get("files")
-    return (
-        report.get("key") == key
-        and isinstance(files, list)
-        and all(isinstance(name, str) and Path(name).name == name and there(name) for name in files)
-    )
+    files = files_of(report)
+    return report.get("key") == key and report.get("files") == files and all(map(there, files))

@@ -19,7 +19,7 @@ from typing import Any
 
 from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.files import is_alive, writable_directory, write_json
-from ropetp_cli.runs import REPORT, files_of, last_report
+from ropetp_cli.runs import REPORT, earlier_files, last_report
 
 #: What a store says of an object that changes with its content, the surest first.
 STAMPS = (
@@ -206,14 +206,15 @@ class AtHand:
         if self.far_run is None:
             write_json(report, self.run / REPORT)
             return
-        stale = set(files_of(last_report(self.far_run))) - set(report["files"])
+        kept, outdated = earlier_files(last_report(self.far_run), report["motion"])
         (self.far_run / REPORT).remove()
+        for name in set(outdated).difference(report["files"]):
+            (self.far_run / name).remove()
         for name in report["files"]:
             (self.far_run / name).put(self.run / name)
-        for name in stale:
-            (self.far_run / name).remove()
         self.store_stages()
-        self.publish_report(report)
+        there = set(self.far_run.listed()).intersection(kept)
+        self.publish_report(report | {"files": list(dict.fromkeys([*report["files"], *there]))})
 
     def publish_report(self, report: dict[str, Any]) -> None:
         """Put the report alone, for a run whose files are there."""

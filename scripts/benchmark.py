@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--loops", type=int, default=10)
     parser.add_argument("rest", nargs="*", help="more options for capture, after --")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         runs = {"once": options.clip}

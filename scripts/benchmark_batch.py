@@ -78,7 +78,7 @@ def on_ray(work: Path, rest: list[str]) -> None:
 
 
 def alike(one: Path, other: Path) -> str:
-    """How many motions below ``one`` are the same bytes below ``other``, and how far all are."""
+    """How many motions below ``one`` are the same bytes below ``other``, and how far joints are."""
     motions = [path for path in sorted(one.rglob("*.npz")) if path.parent.name != "cache"]
     same, apart = 0, []
     for path in motions:
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--jobs", default="1")
     parser.add_argument("--ray", action="store_true", help="Needs ropetp[ray].")
     parser.add_argument("rest", nargs="*", help="more options for capture, after --")
-    told = parser.parse_args()
+    told = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "in").mkdir()

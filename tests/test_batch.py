@@ -41,9 +41,9 @@ def work(job: Job, told, force, progress) -> Outcome:
     run.mkdir(parents=True, exist_ok=True)
     source = runs.fingerprint(Path(job.video))
     made_of = runs.ingredients(told) | {"video": source["sha256"]}
-    report = {"key": runs.run_key(made_of), "files": ["a.npz"], "source": source,
+    report = {"key": runs.run_key(made_of), "files": ["person_01.npz"], "source": source,
               "people": [1, 2], "video": {"frames": 7}}  # fmt: skip
-    (run / "a.npz").write_text(str(os.getpid()))
+    (run / "person_01.npz").write_text(str(os.getpid()))
     write_json(report, run / "report.json")
     return Outcome(batch.DONE, people=2, frames=7)
 
@@ -101,7 +101,7 @@ def test_one_that_dies_or_fails_does_not_stop_the_rest(tmp_path):
 def test_workers_are_kept_and_stopped(tmp_path):
     videos(tmp_path / "in", *(f"{n}.mp4" for n in range(4)))
     run_all(tmp_path / "in", tmp_path / "out", workers=1)
-    assert len({path.read_text() for path in (tmp_path / "out").rglob("a.npz")}) == 1
+    assert len({path.read_text() for path in (tmp_path / "out").rglob("person_01.npz")}) == 1
     jobs = dict(enumerate(find_jobs(tmp_path / "in", tmp_path / "out2")))
     news = capture_here(jobs, TOLD, workers=2, work=work)
     assert next(news).stage == "people"
@@ -125,7 +125,7 @@ def test_finished_is_known_by_what_went_in(tmp_path, change):
         for path in (video, tmp_path / "out" / "a_ropetp" / "report.json"):
             os.utime(path, (0, 0) if change == "clock back" else (0, 2**33))
     elif change == "file":
-        (tmp_path / "out" / "a_ropetp" / "a.npz").unlink()
+        (tmp_path / "out" / "a_ropetp" / "person_01.npz").unlink()
     ledger = Ledger(find_jobs(tmp_path / "in", tmp_path / "out"), told, tmp_path / "out")
     ledger.settle_finished()
     assert ledger.open == ([0] if change in ("content", "option", "file") else [])

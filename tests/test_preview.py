@@ -16,13 +16,13 @@ from ropetp_cli.cli import main
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange.npz import save_motion
 from ropetp_cli.motion import Motion
-from ropetp_cli.preview import check_previews, render_previews
+from ropetp_cli.preview import FILES, check_previews, render_previews
 from ropetp_cli.preview.figure import Figure, footprints, person_color
 from ropetp_cli.preview.overlay import OverlayPainter, contact_sheet, render_overlay
 from ropetp_cli.preview.paths import path_plot
 from ropetp_cli.preview.rasterizer import draw_meshes, rasterize
 from ropetp_cli.preview.world import WorldPainter
-from ropetp_cli.runs import fingerprint
+from ropetp_cli.runs import WRITTEN, fingerprint
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.video.writer import VideoWriter
 
@@ -485,6 +485,10 @@ def test_preview_knows_when_the_video_is_another(body, video, tmp_path, capsys):
     video.unlink()
     code, _, err = run(told, capsys)
     assert code == 1 and "--video" in err
+
+
+def test_a_capture_knows_its_pictures():
+    assert all(WRITTEN.fullmatch(name) for name in FILES.values())
 
 
 def test_preview_draws_who_the_report_speaks_of(body, video, tmp_path, capsys):

@@ -39,6 +39,10 @@ class Bucket(LocalFileSystem):
 fsspec.register_implementation("bucket", Bucket, clobber=True)
 
 
+#: What it writes.
+FILES = ["person_01.npz", "person_01.bvh"]
+
+
 def fake_capture(video, run, options, progress, force, models) -> SimpleNamespace:
     """Writes what a capture writes; the video's first word says what happens to it."""
     video, run = Path(video), Path(run)
@@ -54,12 +58,12 @@ def fake_capture(video, run, options, progress, force, models) -> SimpleNamespac
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "empty":
             raise NobodyFound(f"no people found in {video}")
-    for name in ("a.npz", "b.bvh"):
+    for name in FILES:
         (run / name).write_text(f"{video.name} {options.told['steps']}")
     report = {
-        "key": runs.run_key(made_of | {"video": source["sha256"]}), "files": ["a.npz", "b.bvh"],
-        "source": source, "people": [1], "video": {"frames": 7, "path": str(video)},
-        "reused": reused,
+        "key": runs.run_key(made_of | {"video": source["sha256"]}), "files": FILES,
+        "motion": f"{source['sha256']} {options.told['steps']}", "source": source,
+        "people": [1], "video": {"frames": 7, "path": str(video)}, "reused": reused,
     }  # fmt: skip
     write_json(report, run / "report.json")
     return SimpleNamespace(report=report)
@@ -112,7 +116,7 @@ def test_a_far_directory_is_captured_and_recognised(store, monkeypatch):
     results, _ = run_all()
     assert results == {"a.mp4": "done", "b/c.mp4": "done", "empty.mp4": "nobody found"}
     run = {Path(path).name for path in store.find("/out/b/c_ropetp")}
-    assert run == {"a.npz", "b.bvh", "report.json", "people.npz"}
+    assert run == {"person_01.npz", "person_01.bvh", "report.json", "people.npz"}
     report = json.loads(store.cat("/out/b/c_ropetp/report.json"))
     assert report["video"]["path"] == "memory://clips/b/c.mp4"
     summary = json.loads(store.cat("/out/batch.json"))
@@ -133,11 +137,28 @@ def test_what_changed_is_captured_again_and_a_copy_is_not(store):
     after = store.cat("/out/a_ropetp/report.json")
     assert before != after and json.loads(before)["key"] == json.loads(after)["key"]
     assert run_all(told=TOLD | {"steps": 20})[0] == {"a.mp4": batch.DONE, "b.mp4": batch.DONE}
-    store.rm_file("/out/a_ropetp/b.bvh")
+    store.rm_file("/out/a_ropetp/person_01.bvh")
     assert run_all(told=TOLD | {"steps": 20})[0] == {"a.mp4": batch.DONE, "b.mp4": batch.BEFORE}
 
 
-@pytest.mark.parametrize("fails_at", ["a.npz", "b.bvh", "people.npz", "report.json"])
+def test_far_files_of_other_motions_go_and_others_of_the_same_stay(store):
+    fill(a="one")
+    run_all()
+    report = json.loads(store.cat("/out/a_ropetp/report.json"))
+    report["files"].append("overlay.mp4")
+    store.pipe("/out/a_ropetp/overlay.mp4", b"drawn")
+    store.pipe("/out/a_ropetp/report.json", json.dumps(report).encode())
+    run_all(told=TOLD | {"up": "y"})
+    report = json.loads(store.cat("/out/a_ropetp/report.json"))
+    assert report["files"] == [*FILES, "overlay.mp4"] and store.exists("/out/a_ropetp/overlay.mp4")
+    run_all(told=TOLD | {"steps": 20})
+    report = json.loads(store.cat("/out/a_ropetp/report.json"))
+    assert report["files"] == FILES and not store.exists("/out/a_ropetp/overlay.mp4")
+
+
+@pytest.mark.parametrize(
+    "fails_at", [*FILES, "people.npz", "report.json"]
+)
 def test_what_is_put_back_in_part_is_not_finished(store, monkeypatch, fails_at):
     fill(a="one")
     run_all()
@@ -156,7 +177,7 @@ def test_what_is_put_back_in_part_is_not_finished(store, monkeypatch, fails_at):
     # Where files may have been replaced the old report must not vouch for them.
     old = batch.BEFORE if fails_at == "people.npz" else batch.DONE
     assert run_all()[0] == {"a.mp4": old}
-    assert store.cat("/out/a_ropetp/a.npz") == b"a.mp4 10"
+    assert store.cat("/out/a_ropetp/person_01.npz") == b"a.mp4 10"
 
 
 def test_near_videos_to_a_store_and_far_ones_to_a_directory(store, tmp_path):
@@ -169,8 +190,8 @@ def test_near_videos_to_a_store_and_far_ones_to_a_directory(store, tmp_path):
         assert run_all(source, out)[0] == {"a.mp4": batch.BEFORE}
     near = json.loads((tmp_path / "out" / "a_ropetp" / "report.json").read_text())
     assert near["video"]["path"] == "memory://clips/a.mp4"
-    assert (tmp_path / "out" / "a_ropetp" / "a.npz").read_bytes() == store.cat(
-        "/out/a_ropetp/a.npz"
+    assert (tmp_path / "out" / "a_ropetp" / "person_01.npz").read_bytes() == store.cat(
+        "/out/a_ropetp/person_01.npz"
     )
     assert run_all(out=None)[0] == {"a.mp4": batch.DONE}  # beside the videos
     assert store.exists("/clips/a_ropetp/report.json")

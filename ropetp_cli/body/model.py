@@ -122,9 +122,7 @@ class BodyData:
             slope = self.shapedirs[surface.argmax(), 1] - self.shapedirs[surface.argmin(), 1]
             betas += slope * (height - np.ptp(surface)) / (slope @ slope)
         if np.abs(betas).max() > MOST_BETA or abs(self.height(betas) - height) > 0.001:
-            raise RopeTPError(
-                f"--height {height:g}: no body of {self.name} is that tall; in metres"
-            )
+            raise RopeTPError(f"height {height:g} m: {self.name} has no body of that height")
         return betas
 
 
