@@ -156,9 +156,7 @@ def test_far_files_of_other_motions_go_and_others_of_the_same_stay(store):
     assert report["files"] == FILES and not store.exists("/out/a_ropetp/overlay.mp4")
 
 
-@pytest.mark.parametrize(
-    "fails_at", [*FILES, "people.npz", "report.json"]
-)
+@pytest.mark.parametrize("fails_at", [*FILES, "people.npz", "report.json"])
 def test_what_is_put_back_in_part_is_not_finished(store, monkeypatch, fails_at):
     fill(a="one")
     run_all()
