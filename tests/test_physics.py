@@ -350,6 +350,8 @@ def test_windows_give_what_the_whole_gives(body: BodyData, rest: np.ndarray, mon
     rotations = rotations @ axis_angle_to_matrix(shake)
     whole = simulate(rotations, path, rest, contacts, FPS, body, np.zeros(10))
     assert whole.applied, whole.message
+    assert whole.after["foot_sliding"] < 0.15 * whole.before["foot_sliding"]  # feet stay put
+    assert whole.after["jitter"] < whole.before["jitter"]
     monkeypatch.setattr(imitation, "WINDOW", 2.5)
     parts = simulate(rotations, path, rest, contacts, FPS, body, np.zeros(10))
     assert not np.array_equal(parts.path, whole.path)  # they were made in another way

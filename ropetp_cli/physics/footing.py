@@ -22,7 +22,7 @@ FLOOR_REACH = 0.12
 LEVEL = 0.015  # m: sole points this near the lowest one share the load
 MAX_SHIFT = 0.12  # m a foot may be moved by inverse kinematics, in each direction
 PATH_LEASH, FOOT_LEASH = 0.2, 0.5  # s: how long path and foot may stay away from where they were
-SMOOTHING = 0.07  # s
+PATH_SMOOTHING, FOOT_SMOOTHING = 0.07, 0.05  # s
 
 
 @dataclass
@@ -107,24 +107,38 @@ def plant(
     _, soles = body_points(rotations, path, rest_joints, sole)
     support = np.where(footing.grounded, soles[..., 1].min(axis=-1), np.inf).min(axis=1)
     known = np.isfinite(support)
-    path[:, 1] -= _smooth(np.where(known, support, 0.0), known * 1.0, fps, 2 * SMOOTHING, 1e-6)
+    path[:, 1] -= _smooth(np.where(known, support, 0.0), known * 1.0, fps, 2 * PATH_SMOOTHING, 1e-6)
 
     _, soles = body_points(rotations, path, rest_joints, sole)
     both = footing.standing[1:] & footing.standing[:-1]
     slip = slip_velocity(soles, fps)
     count = both.sum(axis=1)
     mean_slip = (slip * both[..., None]).sum(axis=1) / np.maximum(count, 1)[:, None]
-    path[:, [0, 2]] += _hold(mean_slip, np.minimum(count, 1), fps, PATH_LEASH)
+    path[:, [0, 2]] += _hold(mean_slip, np.minimum(count, 1), fps, PATH_LEASH, PATH_SMOOTHING)
+    return still(rotations, path, rest_joints, sole, footing, fps), path
 
+
+def still(
+    rotations: np.ndarray,
+    path: np.ndarray,
+    rest_joints: np.ndarray,
+    sole: np.ndarray,
+    footing: Footing,
+    fps: float,
+) -> np.ndarray:
+    """Legs bent so that standing feet slip less and none sinks: rotations. The path stays."""
     _, soles = body_points(rotations, path, rest_joints, sole)
+    both = footing.standing[1:] & footing.standing[:-1]
     slip = slip_velocity(soles, fps)
     shift = np.zeros((len(path), 2, 3))
     for side in range(2):
-        shift[:, side, [0, 2]] = _hold(slip[:, side], both[:, side], fps, FOOT_LEASH)
+        shift[:, side, [0, 2]] = _hold(
+            slip[:, side], both[:, side], fps, FOOT_LEASH, FOOT_SMOOTHING
+        )
         low = soles[:, side, :, 1].min(axis=-1)
         held = footing.grounded[:, side] | (low < 0)
         shift[:, side, 1] = _smooth(np.where(held, -low, 0.0), held * 1.0, fps, 0.03, 0.05)
-    return move_feet(rotations, path, rest_joints, np.clip(shift, -MAX_SHIFT, MAX_SHIFT)), path
+    return move_feet(rotations, path, rest_joints, np.clip(shift, -MAX_SHIFT, MAX_SHIFT))
 
 
 def _second_differences(count: int, weight: float) -> np.ndarray:
@@ -151,13 +165,15 @@ def _smooth(
     return solveh_banded(bands, weight * target)
 
 
-def _hold(slip: np.ndarray, weight: np.ndarray, fps: float, leash: float) -> np.ndarray:
+def _hold(
+    slip: np.ndarray, weight: np.ndarray, fps: float, leash: float, smoothing: float
+) -> np.ndarray:
     """The shift d [N, 2] m that takes ``slip`` [N-1, 2] m/s away where ``weight`` [N-1] says so.
 
-    Minimises  sum w (d' + slip)^2 + (d / leash)^2 + (SMOOTHING d'')^2.
+    Minimises  sum w (d' + slip)^2 + (d / leash)^2 + (smoothing d'')^2.
     """
     count, rate = len(slip) + 1, weight * fps**2
-    bands = _second_differences(count, SMOOTHING**2 * fps**4)
+    bands = _second_differences(count, smoothing**2 * fps**4)
     bands[2] += leash**-2
     bands[2, :-1] += rate
     bands[2, 1:] += rate
