@@ -51,7 +51,15 @@ def resample_poses(poses: PoseSequence, timestamps: np.ndarray, timeline: Timeli
         rotations=slerp(timestamps, poses.rotations, times),
         **{
             name: at_times(timestamps, getattr(poses, name), times)
-            for name in ("betas", "joints", "pelvis", "joints2d", "confidence")
+            for name in (
+                "betas",
+                "joints",
+                "pelvis",
+                "joints2d",
+                "confidence",
+                "up",
+                "up_error",
+            )  # fmt: skip
         },
     )
 

@@ -124,7 +124,9 @@ class PoseSequence:
 
     rotations [N, 24, 3, 3] parent-relative, joint 0 in camera axes; betas [N, 10];
     joints [N, 24, 3] m, camera axes, pelvis at 0; pelvis [N, 3] m, its place before the camera;
-    joints2d [N, 24, 2] px of the source frame; confidence [N, 24] 0..1.
+    joints2d [N, 24, 2] px of the source frame; confidence [N, 24] 0..1; up [N, 3], where up is in
+    camera axes as this person's balance tells it, and up_error [N, 2] rad, how far off that
+    may be, in roll and in pitch.
     """
 
     rotations: np.ndarray
@@ -133,6 +135,8 @@ class PoseSequence:
     pelvis: np.ndarray
     joints2d: np.ndarray
     confidence: np.ndarray
+    up: np.ndarray
+    up_error: np.ndarray
 
     def __post_init__(self) -> None:
         count = len(self.rotations)
@@ -142,6 +146,8 @@ class PoseSequence:
         _check("PoseSequence.pelvis", self.pelvis, (count, 3))
         _check("PoseSequence.joints2d", self.joints2d, (count, 24, 2))
         _check("PoseSequence.confidence", self.confidence, (count, 24))
+        _check("PoseSequence.up", self.up, (count, 3))
+        _check("PoseSequence.up_error", self.up_error, (count, 2))
 
     def __len__(self) -> int:
         return len(self.rotations)

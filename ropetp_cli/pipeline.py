@@ -30,7 +30,6 @@ from ropetp_cli.camera.gravity import (
     fuse_with_gravity,
     level_by_floor,
     lowest_foot,
-    standing_votes,
 )
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
@@ -385,9 +384,9 @@ def to_camera(
     turn = look_along(centers, camera.focal, camera.center)
     about = weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center)
     keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
-    turned = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
-    turned[:, 0] = turn @ turned[:, 0]
-    rotations = smooth_rotations(turned, weights, fps)
+    refined = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
+    refined.rotations[:, 0] = turn @ refined.rotations[:, 0]
+    rotations = smooth_rotations(refined.rotations, weights, fps)
     joints = posed_joints(rotations, rest)
 
     pelvis = fit_pelvis(
@@ -401,6 +400,8 @@ def to_camera(
         pelvis=pelvis,
         joints2d=camera.project(joints + pelvis[:, None]),
         confidence=answer.confidence,
+        up=np.einsum("nij,nj->ni", turn, refined.up),
+        up_error=refined.up_error,
     )
 
 
@@ -419,23 +420,22 @@ def find_gravity(
     people: TrackingResult,
     options: CaptureOptions,
 ) -> Camera:
-    """The same camera turned in the world: its tilt from upright people and, if it stays in its
+    """The same camera turned in the world: its tilt from people's balance and, if it stays in its
     place, the floor they walk on; its turn over time, if it moves, from the background."""
     moving = background is not None and background.moving
     rotation = background.rotation if moving else np.eye(3)[None]
-    votes = [standing_votes(pose.joints, pose.confidence.mean(axis=1)) for pose in poses]
-    up, weight = (np.concatenate(parts) for parts in zip(*votes, strict=True))
-    frames = np.concatenate(
-        [np.searchsorted(people.frame_indices, track.frames) for track in tracks]
+    frames = [np.searchsorted(people.frame_indices, track.frames) for track in tracks]
+    if not moving:
+        frames = [np.zeros_like(each) for each in frames]
+    world = fuse_with_gravity(
+        rotation, frames, [pose.up for pose in poses], [pose.up_error for pose in poses], people.fps
     )
-    world = fuse_with_gravity(rotation, frames if moving else np.zeros_like(frames), up, weight)
     travels = options.camera == "moving" or (moving and background.travels)
     if not travels:
-        turns = world[frames] if moving else np.repeat(world, len(frames), axis=0)
-        parts = np.split(turns, np.cumsum([len(pose) for pose in poses])[:-1])
+        turns = [world[each] for each in frames]
         places = [
             np.einsum("nij,nj->ni", turn, pose.pelvis + lowest_foot(pose.joints, turn))
-            for turn, pose in zip(parts, poses, strict=True)
+            for turn, pose in zip(turns, poses, strict=True)
         ]
         sure = [trust(pose, people.info.size) for pose in poses]
         world = level_by_floor(world[0], places, sure, people.fps) @ world[0].T @ world

@@ -15,7 +15,6 @@ from ropetp_cli.camera.gravity import (
     LEVEL,
     fuse_with_gravity,
     level_rotation,
-    standing_votes,
 )
 from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
 from ropetp_cli.errors import RopeTPError
@@ -218,15 +217,18 @@ class TestFuseWithGravity:
         up += random.normal(0, 0.05, up.shape)
         up[::6] = [1.0, 0, 0]  # somebody lies down
         up /= np.linalg.norm(up, axis=1, keepdims=True)
-        fused = fuse_with_gravity(relative, np.arange(len(up)), up, np.full(len(up), 4.0))
+        fused = fuse_with_gravity(
+            relative, [np.arange(len(up))], [up], [np.full((len(up), 2), 0.05)], 5.0
+        )
         assert angle_between(fused, world).max() < 2.0
 
     def test_without_votes_the_camera_is_level_on_average(self):
         relative = yaw_matrix(np.linspace(-0.5, 0.5, 11))
+        lying = np.tile([1.0, 0, 0], (11, 1))
         fused = fuse_with_gravity(
-            relative, np.arange(11), np.tile([0.0, -1, 0], (11, 1)), np.zeros(11)
+            relative, [np.arange(11)], [lying], [np.full((11, 2), np.pi)], 30.0
         )
-        assert np.allclose(fused, LEVEL @ relative)
+        assert angle_between(fused, LEVEL @ relative).max() < 0.1
 
 
 class TestFocal:
@@ -277,22 +279,42 @@ class TestGravity:
         assert np.linalg.det(rotation) == pytest.approx(1.0)
         assert np.allclose(rotation @ up / np.linalg.norm(up), [0, 1, 0], atol=1e-6)
 
-    def still(self, *groups: np.ndarray) -> np.ndarray:
-        """World-from-camera of a still camera that sees these people, all equally sure."""
-        votes = [standing_votes(joints, np.ones(len(joints))) for joints in groups]
-        up, weight = (np.concatenate(parts) for parts in zip(*votes, strict=True))
-        return fuse_with_gravity(np.eye(3)[None], np.zeros(len(up), int), up, weight)
+    def still(self, *told: tuple[np.ndarray, float], count: int = 90) -> np.ndarray:
+        """World-from-camera of a still camera before people who say up is there [3], so sure."""
+        return fuse_with_gravity(
+            np.eye(3)[None], [np.zeros(count, int)] * len(told),
+            [np.tile(up, (count, 1)) for up, _ in told],
+            [np.full((count, 2), error) for _, error in told], 30.0,
+        )  # fmt: skip
 
-    @pytest.mark.parametrize("tilt", [-15.0, 0.0, 15.0])
-    def test_tilt_is_recovered_from_upright_people(self, tilt):
-        assert angle_between(self.still(people(200, tilt)), camera_down(tilt)[None])[0] < 2.0
+    @pytest.mark.parametrize("tilt", [-40.0, -15.0, 0.0, 15.0])
+    def test_tilt_is_what_people_say_who_are_sure(self, tilt):
+        up = camera_down(tilt)[1]
+        assert angle_between(self.still((up, 0.02)), camera_down(tilt)[None])[0] < 2.0
+
+    def test_a_camera_is_sooner_tilted_than_rolled(self):
+        down, askew = (
+            axis_angle_to_matrix(np.radians(about)) @ [0, -1.0, 0]
+            for about in ([8.0, 0, 0], [0, 0, 8.0])
+        )
+        tilted, rolled = (
+            np.degrees(np.arccos((LEVEL.T @ self.still((up, 0.05))[0])[1, 1]))
+            for up in (down, askew)
+        )
+        assert 5 < tilted < 8 and 1 < rolled < 0.7 * tilted
 
     def test_a_lying_person_does_not_tilt_the_world(self):
-        lying = people(50, seed=1) @ axis_angle_to_matrix(np.array([0, 0, np.pi / 2]))
-        assert np.allclose(self.still(people(150), lying), self.still(people(150)), atol=1e-6)
+        up, lying = camera_down(10.0)[1], np.array([1.0, 0, 0])
+        alone = self.still((up, 0.03))
+        assert angle_between(self.still((up, 0.03), (lying, 0.1)), alone)[0] < 1.0
 
-    def test_folded_bodies_do_not_vote(self):
-        assert standing_votes(people(5) * 0.3, np.ones(5))[1].max() == 0
+    def test_two_people_are_surer_than_one_who_stays_longer(self):
+        one, two = (axis_angle_to_matrix(np.radians([a, 0, 0])) @ [0, -1.0, 0] for a in (0.0, 6.0))
+        tilts = [
+            np.degrees(np.arccos((LEVEL.T @ self.still(*told)[0])[1, 1]))
+            for told in ([(one, 0.03), (two, 0.03)], [(one, 0.03), (two, 0.03), (two, 0.03)])
+        ]
+        assert 2 < tilts[0] < tilts[1] < 5
 
 
 class TestPlacement:

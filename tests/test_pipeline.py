@@ -447,6 +447,7 @@ def scene_of(joints2d: np.ndarray, seen: np.ndarray) -> Scene:
     poses = PoseSequence(
         np.tile(np.eye(3), (count, 24, 1, 1)), np.zeros((count, 10)), np.zeros((count, 24, 3)),
         np.zeros((count, 3)), joints2d, np.ones((count, 24)),
+        np.tile([0.0, -1, 0], (count, 1)), np.ones((count, 2)),
     )  # fmt: skip
     track = Track(1, frames, np.tile([0.0, 0, 9, 9], (count, 1)), np.ones(count),
                   np.zeros((count, 17, 3)), seen)  # fmt: skip

@@ -23,6 +23,7 @@ from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.temporal import evaluate
 from ropetp_cli.rope.temporal import (
+    Answer,
     Frames,
     TemporalConfig,
     TemporalRefiner,
@@ -58,7 +59,8 @@ def restless(config: TemporalConfig = SMALL) -> TemporalRope:
     """A network that changes everything a little."""
     torch.manual_seed(0)
     model = TemporalRope(config)
-    torch.nn.init.normal_(model.leave.weight, std=0.02)
+    for layer in (model.leave, model.upright):
+        torch.nn.init.normal_(layer.weight, std=0.02)
     return model.eval()
 
 
@@ -75,7 +77,8 @@ def test_before_training_nothing_is_changed_at_any_rate(body, count, fps):
     rest = sightings.rest_joints(0, body)[0]
     refiner = TemporalRefiner(TemporalRope(SMALL))
     found = refiner.refine(sightings.frames(0, rest, fps), fps)
-    assert found == pytest.approx(sightings.answer(0).rotations, abs=1e-4)
+    assert found.rotations == pytest.approx(sightings.answer(0).rotations, abs=1e-4)
+    assert found.up == pytest.approx(np.tile([0.0, -1, 0], (count, 1)))
 
 
 @given(count=st.integers(5, 60), piece=st.integers(1, 30))
@@ -84,8 +87,12 @@ def test_pieces_give_what_the_whole_gives(body, count, piece):
     refiner = TemporalRefiner(restless())
     whole = refiner.refine(frames := frames_of(count, body), 30.0)
     refiner.PIECE = piece
-    assert refiner.refine(frames, 30.0) == pytest.approx(whole, abs=1e-5)
-    assert np.abs(whole - seen_by(turning_rotations(count)).answer(0).rotations).max() > 0.01
+    pieces = refiner.refine(frames, 30.0)
+    for name, value in vars(whole).items():
+        assert getattr(pieces, name) == pytest.approx(value, abs=1e-5), name
+    untouched = seen_by(turning_rotations(count)).answer(0).rotations
+    assert np.abs(whole.rotations - untouched).max() > 0.01
+    assert np.linalg.norm(whole.up, axis=1) == pytest.approx(np.ones(count))
 
 
 def test_what_lies_further_away_than_its_reach_does_not_matter(body):
@@ -93,9 +100,11 @@ def test_what_lies_further_away_than_its_reach_does_not_matter(body):
     other = replace(frames, columns=frames.columns.clone())
     other.columns[:, 20] = 0.5
     model = restless()
-    changed = (model(frames) - model(other)).abs().amax((0, 2, 3)) > 1e-6
+    one, two = model(frames), model(other)
     assert model.reach == 4
-    assert changed.nonzero().flatten().tolist() == list(range(16, 25))
+    for name in ("columns", "up", "up_error"):
+        apart = (getattr(one, name) - getattr(two, name)).abs().view(30, -1).amax(1)
+        assert (apart > 1e-6).nonzero().flatten().tolist() == list(range(16, 25)), name
 
 
 def test_a_moving_camera_hides_how_the_person_moves(body):
@@ -122,8 +131,9 @@ def test_keypoints_are_metres_about_the_pelvis_or_nothing(body):
 class Upset(TemporalRope):
     """Turns everybody head down."""
 
-    def forward(self, frames: Frames) -> torch.Tensor:
-        return frames.columns * torch.tensor([-1.0, -1, 1, -1, -1, 1])
+    def forward(self, frames: Frames) -> Answer:
+        found = super().forward(frames)
+        return replace(found, columns=frames.columns * torch.tensor([-1.0, -1, 1, -1, -1, 1]))
 
 
 def test_what_keypoints_contradict_is_not_taken(body):
@@ -135,12 +145,15 @@ def test_what_keypoints_contradict_is_not_taken(body):
         frames.keypoints[0, :, keypoint, 2] = 0.9
     refiner = TemporalRefiner(Upset(SMALL))
     kept = to_local(frames.columns[0]).double().numpy()
-    assert refiner.refine(frames, 30.0) == pytest.approx(kept, abs=1e-5)
+    assert refiner.refine(frames, 30.0).rotations == pytest.approx(kept, abs=1e-5)
+    assert refiner.refine(frames, 30.0).up_error.min() > 3  # nor is what it says of up
     lost = replace(frames, keypoints=frames.keypoints.clone())
     lost.keypoints[0, 10:15] = 0
-    assert refiner.refine(lost, 30.0) == pytest.approx(kept, abs=1e-5)
+    assert refiner.refine(lost, 30.0).rotations == pytest.approx(kept, abs=1e-5)
     nothing = replace(frames, keypoints=torch.zeros_like(frames.keypoints))
-    turned = refiner.refine(nothing, 30.0)
+    found = refiner.refine(nothing, 30.0)
+    turned = found.rotations
+    assert found.up_error.max() < 0.2
     assert turned[:, 0] == pytest.approx(np.diag([-1, -1, 1]) @ kept[:, 0], abs=1e-5)
     assert turned[:, 1:] == pytest.approx(kept[:, 1:], abs=1e-5)
 
@@ -185,6 +198,8 @@ def test_a_mirror_twice_is_none_and_once_the_body_in_it(body):
         assert torch.allclose(value, getattr(window.frames, name), atol=1e-6), name
     joints, other = (posed(w.true, w.true_rest)[0] for w in (window, there))
     assert torch.allclose(other, joints[:, list(MIRROR)] * torch.tensor([-1.0, 1, 1]), atol=1e-5)
+    tilted = replace(window, up=torch.tensor([0.6, -0.8, 0]).expand(1, 6, 3))
+    assert torch.allclose(mirrored(tilted).up, tilted.up * torch.tensor([-1.0, 1, 1]))
 
 
 def test_a_camera_held_askew_sees_the_same_body_askew(body):
@@ -195,6 +210,17 @@ def test_a_camera_held_askew_sees_the_same_body_askew(body):
     for name in ("keypoints", "velocity"):
         before, after = (getattr(w.frames, name)[..., :2] for w in (window, there))
         assert torch.allclose(after, before[..., [1, 0]] * torch.tensor([-1.0, 1]), atol=1e-6)
+    assert torch.allclose(window.up, torch.tensor([0.0, -1, 0]).expand(1, 6, 3), atol=1e-6)
+    assert torch.allclose(there.up, torch.tensor([1.0, 0, 0]).expand(1, 6, 3), atol=1e-6)
+
+
+def test_of_tumbling_bodies_nobody_knows_which_way_is_up(body):
+    (window,) = windows_of(seen_by(turning_rotations(50)), body)
+    rng = np.random.default_rng(0)
+    for tumbling in (0.0, 1.0):
+        new = augmented(window, 40, TemporalTraining(tumbling=tumbling), rng)
+        length = new.up.norm(dim=-1)
+        assert torch.allclose(length, torch.full_like(length, 1 - tumbling), atol=1e-5)
 
 
 def test_bodies_tumble_now_and_then():
@@ -222,9 +248,17 @@ def test_batches_hold_what_was_seen_and_how_it_was(body):
 
     assert apart(batch) == pytest.approx(float(apart(window)), rel=0.2)
     assert 0 < batch.frames.steady.mean() < 1
-    assert temporal_loss(batch.true, batch, real) < 0.1 < temporal_loss(
-        batch.frames.columns, batch, real
-    )  # fmt: skip
+
+    def loss(columns, up, error):
+        return temporal_loss(
+            Answer(columns, up, torch.full((*up.shape[:2], 2), error)), batch, real
+        )
+
+    known = torch.nn.functional.normalize(batch.up, dim=-1)
+    right = loss(batch.true, known, 0.05)
+    assert loss(batch.frames.columns, known, 0.05) > right + 0.1
+    assert loss(batch.true, -known, 0.05) > right + 1  # being wrong and sure of it costs most
+    assert right < loss(batch.true, known, 0.5) < loss(batch.true, -known, 0.5)
 
 
 def test_place_puts_a_body_together_from_rotations_in_the_crop(body):
@@ -250,6 +284,7 @@ def test_a_little_training_puts_a_constant_error_right(tmp_path, body):
     assert shown.exit_code == 0, shown.output
     found = json.loads(shown.stdout)
     assert found["over time"]["MPJPE mm"] < 0.7 * found["alone"]["MPJPE mm"]
+    assert found["over time"]["tilt °"] < 3  # the camera is level
     table = CliRunner().invoke(
         evaluate_command, ["temporal", str(tmp_path / "val.npz"), "--weights", str(out)]
     )

@@ -1,18 +1,20 @@
-"""Where down is, told by the people who stand upright and by the floor they walk on."""
+"""Where down is, told by how people keep their balance, by how cameras are held and by the floor
+that is walked on."""
 
 import numpy as np
 
-from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX
+from ropetp_cli.body.skeleton import ANKLES, FEET
 
 #: World-from-camera of a level camera: x stays, y and z turn over (OpenCV -> y up).
 LEVEL = np.diag([1.0, -1.0, -1.0])
 
-MAX_TILT = np.radians(50.0)
-#: How sure one is that a camera is level before anybody is seen, in frames of evidence.
-LEVEL_PRIOR = 15.0
-#: Frames further than this from the common direction (sitting, lying, bending) do not vote.
-OUTLIER = np.radians(25.0)
-#: How far upright people are from upright, and the most that the floor may say against them.
+#: How far cameras are off level as they are held: in roll, in pitch.
+ROLL, PITCH = np.radians(2.0), np.radians(5.0)
+#: What one frame says is off by the same in the next ones, s; and one person by so much at least.
+SAME_FOR, SAME_FOR_ALL = 3.0, np.radians(1.5)
+#: What is so many times its own error off counts half.
+DOUBTED = 2.0
+#: How far off people's balance is on the whole, and the most that the floor may say against it.
 UPRIGHT_ERROR, MOST_SLOPE = np.radians(3.0), np.radians(10.0)
 FLOOR_LAG = 2.0  # s between two places whose heights are compared
 FLOOR_NOISE, FLOOR_STEP = 0.06, 0.15  # m: error of a height; a step that says nothing of the slope
@@ -37,40 +39,51 @@ def level_rotation(up: np.ndarray) -> np.ndarray:
     return turn @ LEVEL
 
 
-def standing_votes(joints: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What one person's frames say of up: directions [N, 3] in camera axes and votes [N].
-
-    ``joints`` [N, 24, 3] m, ``weights`` [N]. An upright body balances: the middle of its trunk is
-    above the middle of its feet. A folded body (a short span) says little.
-    """
-    ankles = [JOINT_INDEX["left_ankle"], JOINT_INDEX["right_ankle"]]
-    trunk = [JOINT_INDEX[n] for n in ("left_shoulder", "right_shoulder", "left_hip", "right_hip")]
-    span = joints[:, trunk].mean(1) - joints[:, ankles].mean(1)
-    length = np.linalg.norm(span, axis=1)
-    up = span / np.maximum(length, 1e-6)[:, None]
-    return up, weights * np.clip((length - 0.5) / 0.4, 0.0, 1.0)
-
-
 def fuse_with_gravity(
-    rotation: np.ndarray, frame: np.ndarray, up: np.ndarray, votes: np.ndarray
+    rotation: np.ndarray,
+    frames: list[np.ndarray],
+    up: list[np.ndarray],
+    error: list[np.ndarray],
+    fps: float,
 ) -> np.ndarray:
     """World-from-camera [N, 3, 3] from one gravity for the whole video; the heading is camera_0's.
 
-    ``rotation`` [N, 3, 3] camera_0-from-camera_i (one identity for a camera that stands still);
-    ``up`` [K, 3] what bodies say of up, each in the axes of camera ``frame`` [K], with ``votes``
-    [K]. They are averaged in camera_0's axes, without outliers, and drawn to the mean up of a
-    camera held level by LEVEL_PRIOR frames: a person who never stands does not tilt the world.
+    ``rotation`` [N, 3, 3] camera_0-from-camera_i (one identity for a camera that stands still). Of
+    every person ``up`` [K, 3], a direction in the axes of camera ``frames`` [K], as Rope over time
+    says it, and ``error`` [K, 2] rad, by how much that may be off in roll and in pitch. What all
+    say is weighed against how cameras are held: the direction u that is nearest to all in the sense
+    of least squares,
+
+        sum_k (u - u_k)' W_k (u - u_k) + mean_i (x_i . u / ROLL)^2 + (z_i . u / PITCH)^2,
+
+    x_i and z_i being where camera i's right and front point in camera_0's axes. Whatever is far off
+    the answer, frames or how cameras are held, counts less.
     """
     level = np.einsum("nij,j->ni", rotation, np.array([0.0, -1.0, 0.0])).mean(axis=0)
-    level /= max(np.linalg.norm(level), 1e-9)
-    told = np.einsum("kij,kj->ki", rotation[frame], up)
-    mean, limit = level, MAX_TILT
-    for _ in range(10):
-        near = told @ mean > np.cos(limit)
-        mean = (told * (votes * near)[:, None]).sum(axis=0) + LEVEL_PRIOR * level
-        mean /= np.linalg.norm(mean)
-        limit = OUTLIER
-    return level_rotation(mean) @ rotation
+    told = [np.einsum("kij,kj->ki", rotation[f], u) for f, u in zip(frames, up, strict=True)]
+    ahead = [rotation[f][:, :, 2] for f in frames]
+    best = level / max(np.linalg.norm(level), 1e-9)
+    for doubted in [np.inf] + 10 * [DOUBTED]:
+        total, pull = np.eye(3), level  # level to a radian, if all else is silent
+        for side, held in ((rotation[:, :, 0], ROLL), (rotation[:, :, 2], PITCH)):
+            weight = 1 / (held**2 + (side @ best / doubted) ** 2)
+            total = total + (side.T * weight) @ side / len(side)
+        for directions, front, doubt in zip(told, ahead, error, strict=True):
+            sideways = np.cross(directions, front)
+            sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
+            off = directions - best
+            rolled = (off * sideways).sum(axis=1)
+            tilted = np.sqrt(np.maximum((off**2).sum(axis=1) - rolled**2, 0))
+            far = (rolled / doubt[:, 0]) ** 2 + (tilted / doubt[:, 1]) ** 2
+            sure = 1 / (doubt.T**2 * (1 + far / doubted**2) * SAME_FOR * fps)
+            roll, pitch = sure / (1 + SAME_FOR_ALL**2 * sure.sum(axis=1, keepdims=True))
+            every = pitch[:, None, None] * np.eye(3)
+            every = every + (roll - pitch)[:, None, None] * sideways[:, :, None] * sideways[:, None]
+            total = total + every.sum(axis=0)
+            pull = pull + np.einsum("kij,kj->i", every, directions)
+        best = np.linalg.solve(total, pull)
+        best /= np.linalg.norm(best)
+    return level_rotation(best) @ rotation
 
 
 def lowest_foot(joints: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -23,7 +23,8 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """For Rope alone, over time, over time before a camera that moves, and over time where it is
     known how tall people are: MPJPE and PA-MPJPE, the mean error along the camera's axis, mm;
-    acceleration error, m/s^2; how much of the true swing of legs and arms is left, %."""
+    acceleration error, m/s^2; how far off up is, degrees (alone: of a camera taken for level); how
+    much of the true swing of legs and arms is left, %."""
     refiner = TemporalRefiner(model, device)
     rows = {
         "alone": (sightings, None, True),
@@ -46,7 +47,9 @@ def _figures(
         rest, true_rest = sightings.rest_joints(window, body)
         seen = sightings.refined(window, refiner, rest, fps, steady)
         confidence = sightings.confidence[sightings.rows(window)]
-        ours = forward_kinematics(smooth_rotations(seen, confidence, fps), rest)
+        ours = forward_kinematics(smooth_rotations(seen.rotations, confidence, fps), rest)
+        world = sightings.levelled(window, seen, fps) @ sightings.camera[window]
+        tilt = np.degrees(np.arccos(np.clip(world[1, 1], -1, 1)))
         theirs = forward_kinematics(sightings.truth_in_crops(window), true_rest)
         ours, theirs = ours - ours[:, :1], theirs - theirs[:, :1]
         found = {
@@ -54,6 +57,7 @@ def _figures(
             "PA-MPJPE mm": metrics.pa_mpjpe(ours, theirs),
             "depth mm": np.abs(ours - theirs)[..., 2].mean(axis=1) * 1000,
             "accel m/s2": metrics.accel(ours, theirs, fps),
+            "tilt °": np.full(len(ours), tilt),
         }
         for name, values in found.items():
             errors.setdefault(name, []).append(values)

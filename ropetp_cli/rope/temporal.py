@@ -3,8 +3,9 @@ the pictures before and after it can.
 
 A stack of dilated convolutions over time sees a second before and after every frame: the pose Rope
 answered, the detector's keypoints, how sure Rope is, and how the person moves before a camera that
-keeps its place. It says what to add to every joint's rotation in the crop. It knows no positions in
-time and no start: any length works, in pieces as whole.
+keeps its place. It says what to add to every joint's rotation in the crop, and which way is up
+there: bodies balance. It knows no positions in time and no start: any length works, in pieces as
+whole.
 """
 
 import json
@@ -26,7 +27,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS, PA
 from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.rope.predictor import CropPoses
 
-FORMAT = "ropetp-temporal-1"
+FORMAT = "ropetp-temporal-2"
 #: The window, s, over which a pelvis's speed is taken.
 SPEED_SIGMA = 0.1
 #: Where limbs lie farther from sure keypoints than those of Rope's own answer do, by more than the
@@ -34,6 +35,8 @@ SPEED_SIGMA = 0.1
 CONTRADICTED = (0.1, 0.2)
 #: A keypoint this sure, and so many of them, may contradict; what they say holds for a time, s.
 SURE, ENOUGH, CONTRADICTED_SIGMA = 0.5, 4, 0.05
+#: rad: how far off the first guess of up may be, a level camera; the least that a guess is off.
+UP_ERROR, LEAST_UP_ERROR = 0.1, 0.01
 _KEYPOINTS = list(LIMB_KEYPOINTS)
 _LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
 _FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
@@ -122,6 +125,17 @@ class Block(nn.Module):
         return x + self.drop(self.mix(F.gelu(self.near(y))))
 
 
+@dataclass
+class Answer:
+    """What the frames around say: ``columns`` [B, N, 24, 6], rot6d of the joints' rotations in crop
+    axes, not yet orthonormal; ``up`` [B, N, 3], a unit vector in crop axes, and ``up_error``
+    [B, N, 2] rad, how far off it may be: in roll, sideways in the picture, and in pitch."""
+
+    columns: Tensor
+    up: Tensor
+    up_error: Tensor
+
+
 class TemporalRope(nn.Module):
     """Rope's answers, put right by the frames around."""
 
@@ -134,21 +148,26 @@ class TemporalRope(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self.leave = nn.Linear(config.width, NUM_JOINTS * 6)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.upright = nn.Linear(config.width, 5)
+        for layer in (self.leave, self.upright):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     @property
     def reach(self) -> int:
         """How many frames before and after a frame matter to it."""
         return sum(self.config.dilations)
 
-    def forward(self, frames: Frames) -> Tensor:
-        """The rot6d [B, N, 24, 6] of the joints' rotations in crop axes, not yet orthonormal."""
+    def forward(self, frames: Frames) -> Answer:
         x = self.enter(frames.features().mT)
         for block in self.blocks:
             x = block(x)
-        change = self.leave(self.norm(x.mT))
-        return frames.columns + change.unflatten(-1, (NUM_JOINTS, 6))
+        x = self.norm(x.mT)
+        change = self.leave(x).unflatten(-1, (NUM_JOINTS, 6))
+        up = self.upright(x)
+        level = up.new_tensor([0.0, -1.0, 0.0])
+        error = LEAST_UP_ERROR + UP_ERROR * up[..., 3:].clamp(-5, 3).exp()
+        return Answer(frames.columns + change, F.normalize(level + up[..., :3], dim=-1), error)
 
 
 def as_seen(
@@ -182,6 +201,16 @@ def speed_in_crops(pelvis: np.ndarray, turn: np.ndarray, fps: float) -> np.ndarr
     return np.einsum("nji,nj->ni", turn, np.gradient(way, axis=0) * fps)
 
 
+@dataclass
+class Refined:
+    """One person's N frames: ``rotations`` [N, 24, 3, 3] to the parent, the pelvis's in crop axes;
+    ``up`` [N, 3] there and ``up_error`` [N, 2] rad as in :class:`Answer`."""
+
+    rotations: np.ndarray
+    up: np.ndarray
+    up_error: np.ndarray
+
+
 class TemporalRefiner:
     """Runs a :class:`TemporalRope` on the answers of Rope for one person."""
 
@@ -193,24 +222,31 @@ class TemporalRefiner:
         self.model = model.eval().to(self.device)
 
     @torch.inference_mode()
-    def refine(self, frames: Frames, fps: float) -> np.ndarray:
-        """One person's ``frames`` at ``fps`` -> rotations to the parent [N, 24, 3, 3], the pelvis's
-        in crop axes. Where they contradict the keypoints and Rope's answer does not, that."""
+    def refine(self, frames: Frames, fps: float) -> Refined:
+        """One person's ``frames`` at ``fps``. Where the new pose contradicts the keypoints and
+        Rope's own does not, that one, and nobody knows which way is up."""
         count = frames.columns.shape[1]
         own = max(round((count - 1) * self.model.config.fps / fps) + 1, 1)
         there = np.linspace(0, count - 1, own)
         back = np.linspace(0, own - 1, count) if count > 1 else np.zeros(1)
         even = frames.at(there)
-        reach, change = self.model.reach, []
+        reach, change, upright = self.model.reach, [], []
         for start in range(0, own, self.PIECE):
             first, last = max(start - reach, 0), min(start + self.PIECE + reach, own)
             piece = even.at(np.arange(first, last)).to(self.device)
-            found = (self.model(piece) - piece.columns)[:, start - first :]
-            change.append(found[:, : self.PIECE].cpu())
+            found = self.model(piece)
+            wanted = slice(start - first, start - first + self.PIECE)
+            change.append((found.columns - piece.columns)[:, wanted].cpu())
+            upright.append(torch.cat([found.up, found.up_error], -1)[:, wanted].cpu())
         columns = frames.columns + between(torch.cat(change, 1), back)
-        share = contradicted(columns, frames, fps)[:, None, None]
-        columns = torch.lerp(columns[0], frames.columns[0], share)
-        return to_local(columns).double().numpy()
+        up = between(torch.cat(upright, 1), back)[0]
+        share = contradicted(columns, frames, fps)
+        columns = torch.lerp(columns[0], frames.columns[0], share[:, None, None])
+        return Refined(
+            to_local(columns).double().numpy(),
+            F.normalize(up[:, :3], dim=-1).double().numpy(),
+            torch.lerp(up[:, 3:], torch.tensor(torch.pi), share[:, None]).double().numpy(),
+        )
 
 
 def contradicted(columns: Tensor, frames: Frames, fps: float) -> Tensor:

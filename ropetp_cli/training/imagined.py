@@ -33,6 +33,8 @@ from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 
 #: By how much, and how slowly, a person seems to come and go, because the size Rope sees wavers.
 WOBBLE, WOBBLE_FRAMES = 0.025, 5.0
+#: How high, m, a camera may hang: as a guard's, higher than those of the films.
+HIGHEST = 6.0
 #: The joint each COCO keypoint goes with: nose, eyes and ears with the head, the others their own.
 GOES_WITH = tuple(
     JOINT_INDEX[name]
@@ -96,7 +98,7 @@ class Imagination:
         rest = self.body.rest_joints(betas)
         rest = rest - rest[0]
         path = clip.on_floor() * leg_length(rest) / leg_length(clip.rest)
-        position, camera = place_camera(path, rng)
+        position, camera = place_camera(path, rng, HIGHEST)
         turned = clip.rotations.astype(np.float64)
         turned[:, 0] = camera @ turned[:, 0]
         joints = forward_kinematics(turned, rest)
@@ -109,14 +111,14 @@ class Imagination:
         turned[:, 0] = turn.swapaxes(-1, -2) @ turned[:, 0]
         columns = local_to_global(turned)
         errors = self.errors[rng.integers(len(self.errors))].stretched(len(clip))
-        return self._seen(columns, seen @ turn, pelvis, turn, rest, errors, rng)
+        return self._seen(columns, seen @ turn, pelvis, turn, camera[:, 1], rest, errors, rng)
 
     def _seen(
         self, columns: np.ndarray, placed: np.ndarray, pelvis: np.ndarray, turn: np.ndarray,
-        rest: np.ndarray, errors: Errors, rng: np.random.Generator,
+        up: np.ndarray, rest: np.ndarray, errors: Errors, rng: np.random.Generator,
     ) -> Window:  # fmt: skip
         """``columns`` [N, 24, 3, 3] in crop axes and joints ``placed`` [N, 24, 3] m before the
-        camera that looks at the crop."""
+        camera that looks at the crop; ``up`` [3] in the camera's axes."""
         count = len(columns)
         strength = rng.uniform(0.3, 1.0)
         off = axis_angle_to_matrix(strength * errors.turns * [1.0, 1.0, 0.5])
@@ -139,10 +141,8 @@ class Imagination:
         frames = Frames(
             *(torch.as_tensor(value, dtype=torch.float32)[None] for value in given), torch.ones(1)
         )
-        true, true_rest = (
-            torch.as_tensor(v, dtype=torch.float32)[None] for v in (matrix_to_rot6d(columns), rest)
-        )
-        return Window(frames, true, true_rest)
+        true = (matrix_to_rot6d(columns), rest, up @ turn)
+        return Window(frames, *(torch.as_tensor(v, dtype=torch.float32)[None] for v in true))
 
 
 def _flatter(placed: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -22,9 +22,7 @@ from ropetp_cli.body.rotations import (
     yaw_matrix,
 )
 from ropetp_cli.body.skeleton import JOINT_INDEX, PARENTS
-from ropetp_cli.camera.gravity import fuse_with_gravity, standing_votes
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.rope.predictor import posed_joints
 from ropetp_cli.rope.smoothing import smooth_rotations
 from ropetp_cli.rope.temporal import TemporalRefiner, load_temporal
 from ropetp_cli.training.mocap import (
@@ -93,18 +91,15 @@ class ObservedErrors:
     ) -> "ObservedErrors":
         """What is wrong when the tool has done with Rope's answers at ``fps`` what it does: the
         frames around asked (unless ``refiner`` is None), one shape, no frame noise, gravity from
-        the upright body."""
+        the body's balance."""
         turns, lengths = [], []
         for window in range(len(sightings)):
             rows = sightings.rows(window)
             rest, true_rest = sightings.rest_joints(window, body)
-            seen = sightings.refined(window, refiner, rest, fps)
-            seen[:, 0] = sightings.turn[rows] @ seen[:, 0]
-            confidence = sightings.confidence[rows]
-            seen = smooth_rotations(seen, confidence, fps)
-            up, votes = standing_votes(posed_joints(seen, rest), confidence.mean(axis=1))
-            world = fuse_with_gravity(np.eye(3)[None], np.zeros(len(up), int), up, votes)[0]
-            seen[:, 0] = world @ seen[:, 0]
+            found = sightings.refined(window, refiner, rest, fps)
+            found.rotations[:, 0] = sightings.turn[rows] @ found.rotations[:, 0]
+            seen = smooth_rotations(found.rotations, sightings.confidence[rows], fps)
+            seen[:, 0] = sightings.levelled(window, found, fps) @ seen[:, 0]
             off = differences(seen, rest, sightings.truth(window), true_rest)
             turns.append(off[0].astype(np.float32))
             lengths.append(off[1].astype(np.float32))

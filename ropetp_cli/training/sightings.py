@@ -17,12 +17,13 @@ from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import local_to_global, matrix_to_rot6d, rot6d_to_matrix
 from ropetp_cli.body.skeleton import NUM_BETAS, NUM_JOINTS
+from ropetp_cli.camera.gravity import fuse_with_gravity
 from ropetp_cli.camera.placement import pelvis_in_crops
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.files import atomic_path
 from ropetp_cli.rope.predictor import CropPoses
 from ropetp_cli.rope.smoothing import steady_betas
-from ropetp_cli.rope.temporal import Frames, TemporalRefiner, as_seen, place
+from ropetp_cli.rope.temporal import Frames, Refined, TemporalRefiner, as_seen, place
 
 #: The shape of every entry: F frames, W windows.
 _SHAPES: dict[str, tuple[str | int, ...]] = {
@@ -141,6 +142,10 @@ class Sightings:
         truth[:, 0] = back @ self.camera[window] @ truth[:, 0]
         return truth
 
+    def up_in_crops(self, window: int) -> np.ndarray:
+        """Which way is up in a window's crops, [N, 3]."""
+        return self.camera[window][:, 1] @ self.turn[self.rows(window)]
+
     def rest_joints(self, window: int, body: BodyData) -> tuple[np.ndarray, np.ndarray]:
         """A window's rest joints [24, 3] m as seen, of one shape, and as they were."""
         rows = self.rows(window)
@@ -166,12 +171,21 @@ class Sightings:
     def refined(
         self, window: int, refiner: TemporalRefiner | None, rest: np.ndarray, fps: float,
         steady: bool = True,
-    ) -> np.ndarray:  # fmt: skip
-        """A window's rotations [N, 24, 3, 3] in crop axes when the frames around have been asked;
-        Rope's alone without a ``refiner``."""
+    ) -> Refined:  # fmt: skip
+        """A window's frames when those around have been asked; Rope's answers alone, which know
+        nothing of up, without a ``refiner``."""
         if refiner is None:
-            return self.answer(window).rotations
+            rotations = self.answer(window).rotations
+            level = np.tile([0.0, -1.0, 0.0], (len(rotations), 1))
+            return Refined(rotations, level, np.full((len(rotations), 2), np.pi))
         return refiner.refine(self.frames(window, rest, fps, steady), fps)
+
+    def levelled(self, window: int, found: Refined, fps: float) -> np.ndarray:
+        """World-from-camera [3, 3] of a window, for what was ``found`` in it, as a capture would
+        have it."""
+        up = np.einsum("nij,nj->ni", self.turn[self.rows(window)], found.up)
+        still = np.eye(3)[None], [np.zeros(len(up), int)]
+        return fuse_with_gravity(*still, [up], [found.up_error], fps)[0]
 
     @classmethod
     def joined(cls, parts: list["Sightings"]) -> "Sightings":
@@ -208,11 +222,13 @@ def sighting(
 @dataclass
 class Window:
     """Filmed frames as Rope saw them, one sequence, and as they were: ``true`` [1, N, 24, 6], rot6d
-    of the joints' rotations in crop axes, ``true_rest`` [1, 24, 3] m."""
+    of the joints' rotations in crop axes, ``true_rest`` [1, 24, 3] m, ``up`` [1, N, 3] in crop
+    axes, zeros where nobody can tell."""
 
     frames: Frames
     true: Tensor
     true_rest: Tensor
+    up: Tensor
 
     def __len__(self) -> int:
         return self.true.shape[1]
@@ -223,13 +239,14 @@ def windows_of(sightings: Sightings, body: BodyData, fps: float = 30.0) -> list[
     windows = []
     for k in range(len(sightings)):
         rest, true_rest = sightings.rest_joints(k, body)
-        true, bones = (
-            torch.as_tensor(value, dtype=torch.float32)[None]
-            for value in (
-                matrix_to_rot6d(local_to_global(sightings.truth_in_crops(k))), true_rest
+        columns = matrix_to_rot6d(local_to_global(sightings.truth_in_crops(k)))
+        true = (columns, true_rest, sightings.up_in_crops(k))
+        windows.append(
+            Window(
+                sightings.frames(k, rest, fps),
+                *(torch.as_tensor(value, dtype=torch.float32)[None] for value in true),
             )
-        )  # fmt: skip
-        windows.append(Window(sightings.frames(k, rest, fps), true, bones))
+        )
     return windows
 
 

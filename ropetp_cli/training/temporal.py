@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ropetp_cli.body.model import BodyData
@@ -19,6 +20,7 @@ from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.temporal import evaluate
 from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.temporal import (
+    Answer,
     Frames,
     TemporalConfig,
     TemporalRope,
@@ -29,6 +31,9 @@ from ropetp_cli.rope.temporal import (
 from ropetp_cli.training.imagined import Imagination
 from ropetp_cli.training.mocap import load_turned_clips
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
+
+#: How much the likelihood of up counts beside the pose.
+UPRIGHT = 0.02
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def mirrored(window: Window) -> Window:
         ),
         window.true[:, :, pairs] * turned,
         window.true_rest[:, pairs] * sides,
+        window.up * sides,
     )
 
 
@@ -103,7 +109,8 @@ def rolled(window: Window, angles: np.ndarray) -> Window:
         keypoints=torch.cat([places, frames.keypoints[..., 2:]], dim=-1),
         velocity=(turn @ frames.velocity[..., None])[..., 0],
     )
-    return replace(window, frames=frames, true=columns(window.true))
+    up = (turn @ window.up[..., None])[..., 0]
+    return replace(window, frames=frames, true=columns(window.true), up=up)
 
 
 def _roll(count: int, training: TemporalTraining, rng: np.random.Generator) -> np.ndarray:
@@ -140,8 +147,11 @@ def augmented(window: Window, longest: int, training: TemporalTraining,
         steady=torch.tensor([float(rng.random() < training.still)]),
         keypoints=frames.keypoints * float(rng.random() >= training.blind),
     )
-    new = Window(frames, between(window.true, times), window.true_rest)
-    new = rolled(new, _roll(long, training, rng))
+    true, up = (between(values, times) for values in (window.true, window.up))
+    angles = _roll(long, training, rng)
+    if np.ptp(angles) > 0:  # it was the body that turned, and how its weight then lies is made up
+        up = torch.zeros_like(up)
+    new = rolled(Window(frames, true, window.true_rest, up), angles)
     return mirrored(new) if rng.random() < 0.5 else new
 
 
@@ -158,24 +168,31 @@ def stacked(windows: list[Window], longest: int) -> tuple[Window, Tensor]:
     over = ("columns", "keypoints", "confidence", "velocity")
     frames = {name: together([getattr(w.frames, name) for w in windows]) for name in over}
     frames |= {n: torch.cat([getattr(w.frames, n) for w in windows]) for n in ("rest", "steady")}
-    true = together([w.true for w in windows])
-    return Window(Frames(**frames), true, torch.cat([w.true_rest for w in windows])), real
+    true, up = together([w.true for w in windows]), together([w.up for w in windows])
+    return Window(Frames(**frames), true, torch.cat([w.true_rest for w in windows]), up), real
 
 
-def temporal_loss(found: Tensor, batch: Window, real: Tensor) -> Tensor:
-    """Joints, their movement from frame to frame, and rotations, of ``found`` [B, N, 24, 6]; bones
-    are the true ones, as their lengths are not what is asked for."""
-    ours, theirs = (posed(columns, batch.true_rest) for columns in (found, batch.true))
+def temporal_loss(found: Answer, batch: Window, real: Tensor) -> Tensor:
+    """Joints, their movement from frame to frame, and rotations of ``found``, whose bones are the
+    true ones, as their lengths are not what is asked for; and up, as sure as it says it is."""
+    ours, theirs = (posed(columns, batch.true_rest) for columns in (found.columns, batch.true))
     count = real.sum() * NUM_JOINTS
     off = ((ours - theirs).square().sum(-1) + 1e-6).sqrt()
     both = real[:, 1:] * real[:, :-1]
     moved = ((ours.diff(dim=1) - theirs.diff(dim=1)).square().sum(-1) + 1e-8).sqrt()
-    turned = (rot6d_to_matrix(found) - rot6d_to_matrix(batch.true)).square().sum((-1, -2))
-    return (
+    turned = rot6d_to_matrix(found.columns) - rot6d_to_matrix(batch.true)
+    pose = (
         5 * (off * real[..., None]).sum()
         + 15 * (moved * both[..., None]).sum()
-        + 0.5 * (turned * real[..., None]).sum()
+        + 0.5 * (turned.square().sum((-1, -2)) * real[..., None]).sum()
     ) / count
+    known = real * batch.up.square().sum(-1)
+    off, ahead = found.up - batch.up, batch.up.new_tensor([0.0, 0.0, 1.0]).expand_as(batch.up)
+    sideways = F.normalize(torch.linalg.cross(batch.up, ahead), dim=-1)
+    roll = (off * sideways).sum(-1).square()
+    tilted = torch.stack([roll, off.square().sum(-1) - roll], -1)
+    unsure = (tilted / found.up_error.square() / 2 + found.up_error.log()).sum(-1)
+    return pose + UPRIGHT * (unsure * known).sum() / known.sum().clamp(min=1)
 
 
 def train(
@@ -232,7 +249,10 @@ def train(
             [augmented(window, training.window, training, rng) for window in drawn],
             training.window,
         )
-        batch = Window(batch.frames.to(device), batch.true.to(device), batch.true_rest.to(device))
+        batch = Window(
+            batch.frames.to(device),
+            *(value.to(device) for value in (batch.true, batch.true_rest, batch.up)),
+        )
         model.train()
         loss = temporal_loss(model(batch.frames), batch, real.to(device))
         optimizer.zero_grad()
