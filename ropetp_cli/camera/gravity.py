@@ -8,14 +8,15 @@ from ropetp_cli.body.skeleton import ANKLES, FEET
 #: World-from-camera of a level camera: x stays, y and z turn over (OpenCV -> y up).
 LEVEL = np.diag([1.0, -1.0, -1.0])
 
-#: How far cameras are off level as they are held: in roll, in pitch.
-ROLL, PITCH = np.radians(2.0), np.radians(5.0)
+#: How cameras are held that film people: at the height of the eyes, so a little downwards, and by
+#: how much they are off that in roll and in pitch.
+DOWN, ROLL, PITCH = np.radians(3.0), np.radians(2.0), np.radians(5.0)
 #: What one frame says is off by the same in the next ones, s; and one person by so much at least.
 SAME_FOR, SAME_FOR_ALL = 3.0, np.radians(1.5)
 #: What is so many times its own error off counts half.
 DOUBTED = 2.0
 #: How far off people's balance is on the whole, and the most that the floor may say against it.
-UPRIGHT_ERROR, MOST_SLOPE = np.radians(3.0), np.radians(10.0)
+UPRIGHT_ERROR, MOST_SLOPE = np.radians(2.0), np.radians(10.0)
 FLOOR_LAG = 2.0  # s between two places whose heights are compared
 FLOOR_NOISE, FLOOR_STEP = 0.06, 0.15  # m: error of a height; a step that says nothing of the slope
 FLOOR_MEMORY = 0.5  # s over which these errors stay the same
@@ -54,7 +55,7 @@ def fuse_with_gravity(
     say is weighed against how cameras are held: the direction u that is nearest to all in the sense
     of least squares,
 
-        sum_k (u - u_k)' W_k (u - u_k) + mean_i (x_i . u / ROLL)^2 + (z_i . u / PITCH)^2,
+        sum_k (u - u_k)' W_k (u - u_k) + mean_i (x_i . u / ROLL)^2 + ((z_i . u + DOWN) / PITCH)^2,
 
     x_i and z_i being where camera i's right and front point in camera_0's axes. Whatever is far off
     the answer, frames or how cameras are held, counts less.
@@ -65,9 +66,11 @@ def fuse_with_gravity(
     best = level / max(np.linalg.norm(level), 1e-9)
     for doubted in [np.inf] + 10 * [DOUBTED]:
         total, pull = np.eye(3), level  # level to a radian, if all else is silent
-        for side, held in ((rotation[:, :, 0], ROLL), (rotation[:, :, 2], PITCH)):
-            weight = 1 / (held**2 + (side @ best / doubted) ** 2)
-            total = total + (side.T * weight) @ side / len(side)
+        for axis, mean, spread in ((0, 0.0, ROLL), (2, -np.sin(DOWN), PITCH)):
+            side = rotation[:, :, axis]
+            weight = 1 / (spread**2 + ((side @ best - mean) / doubted) ** 2) / len(side)
+            total = total + (side.T * weight) @ side
+            pull = pull + mean * weight @ side
         for directions, front, doubt in zip(told, ahead, error, strict=True):
             sideways = np.cross(directions, front)
             sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
