@@ -505,8 +505,8 @@ def regenerate_paths(
             Sight(scene.path, scene.turn[:, :, 2], trust(scene.poses, size)) for scene in scenes
         ]
         fused = fuse_people(
-            [n.path for n in new], [scene.lowest_foot() for scene in scenes], sights,
-            scenes[0].timeline.fps,
+            [n.path for n in new], [scene.lowest_foot() for scene in scenes],
+            [n.contacts for n in new], sights, scenes[0].timeline.fps,
             focal_given=camera.focal_source.startswith("given"), turning=len(camera.rotation) > 1,
         )  # fmt: skip
         if fused is not None:

@@ -36,7 +36,9 @@ def costs(count: int, motion: Motion, body: BodyData, model: TrajDenoiser) -> li
     work = (
         lambda: regenerate_path(model, about, motion.fps, steps=100),
         lambda: regenerate_path(model, about, motion.fps, steps=20),
-        lambda: fuse_people([found.path], [feet], [sight], motion.fps, False, False),
+        lambda: fuse_people(
+            [found.path], [feet], [found.contacts], [sight], motion.fps, False, False
+        ),
         lambda: simulate(
             rotations, joints[:, 0], rest, found.contacts, motion.fps, body, motion.betas
         ),

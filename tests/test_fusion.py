@@ -32,8 +32,10 @@ def line(count: int, start: list[float], end: list[float]) -> np.ndarray:
 
 
 def fuse_standing(paths: list[np.ndarray], sights: list[Sight], *told, **more):
-    """Of people whose pelvis is .9 m above a foot on the floor all the time."""
-    return fuse_people(paths, [STANDING[: len(path)] for path in paths], sights, *told, **more)
+    """Of people whose pelvis is .9 m above the one foot they have on the floor."""
+    feet = [STANDING[: len(path)] for path in paths]
+    contacts = [np.tile([0.9, 0.1], (len(path), 1)) for path in paths]
+    return fuse_people(paths, feet, contacts, sights, *told, **more)
 
 
 def fuse_one(path: np.ndarray, sight: Sight, given: bool = True) -> np.ndarray:
@@ -55,6 +57,18 @@ def test_who_stands_still_does_not_drift():
     assert off(fused, STILL).max() < 0.25
     assert np.linalg.norm(np.diff(fused, axis=0), axis=1).max() * FPS < 0.15  # and barely moves
     np.testing.assert_array_equal(fused[:, 1], drifting[:, 1])
+
+
+def test_on_both_feet_nobody_is_carried_about_by_noisy_depths():
+    def moved(one_foot: int, until: int) -> float:
+        contacts = np.full((300, 2), 0.9)
+        contacts[:until, one_foot] = 0.1
+        told = [STILL + [1.0, 0, 2.0]], [STANDING], [contacts], [seen(STILL, 0.04)]
+        (fused,) = fuse_people(*told, FPS, True, False)
+        assert off(fused.path, STILL).mean() < 0.15
+        return np.linalg.norm(np.diff(fused.path[150:], axis=0), axis=1).sum()
+
+    assert moved(1, 150) < 0.6 * moved(1, 300)
 
 
 def test_a_walk_goes_where_it_was_seen_and_is_no_rougher():
@@ -151,15 +165,17 @@ def test_who_is_seen_to_climb_or_keeps_a_foot_down_is_left_there():
     climbing = rising(240)
     assert fuse_one(climbing, seen(climbing, 0.01))[:, 1] == pytest.approx(climbing[:, 1], abs=0.03)
     stretching = [0.9 - climbing[:, 1] - 0.9]  # onto the toes: the feet stay on the floor
-    fused = fuse_people([climbing], stretching, [seen(STILL[:240], 0.01)], FPS, True, False)[0]
+    sight, both = seen(STILL[:240], 0.01), np.ones((240, 2))
+    fused = fuse_people([climbing], stretching, [both], [sight], FPS, True, False)[0]
     assert fused.path[:, 1] == pytest.approx(climbing[:, 1], abs=0.03)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 20])
 def test_few_frames(count):
     fused = fuse_people(
-        [STILL[:count]], [STANDING[:count]], [seen(STILL[:count])], FPS, False, False
-    )[0]
+        [STILL[:count]], [STANDING[:count]], [np.ones((count, 2))], [seen(STILL[:count])],
+        FPS, False, False,
+    )[0]  # fmt: skip
     assert np.isfinite(fused.path).all() and fused.path.shape == (count, 3)
 
 

@@ -33,7 +33,7 @@ from ropetp_cli.training.mocap import load_turned_clips
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 
 #: How much the likelihood of up counts beside the pose.
-UPRIGHT = 0.02
+UPRIGHT = 0.05
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import binary_opening, gaussian_filter1d
 from scipy.sparse.linalg import spsolve
 
 ACROSS, ALONG = 0.25, 1.0  # s: shorter wishes of the camera, across and along its sight, are noise
 HOLD = 4.0  # s: a drift of the regenerated path that lasts longer is taken back
+#: s: the same of who stands on both feet for longer than BOTH, s, and so goes nowhere.
+HOLD_STANDING, BOTH = 0.4, 0.5
 ODD_ACROSS, ODD_ALONG = 0.15, 0.06  # m, share of the distance: from here on a sight counts less
 LAG = 2.0  # s between the two sights a speed is taken from
 DEPTH_NOISE = 0.04  # of the distance
@@ -73,6 +75,7 @@ class Fused:
 def fuse_people(
     paths: list[np.ndarray],
     feet: list[np.ndarray],
+    contacts: list[np.ndarray],
     sights: list[Sight],
     fps: float,
     focal_given: bool,
@@ -80,13 +83,16 @@ def fuse_people(
 ) -> list[Fused] | None:
     """Regenerated paths [M, 3] m (heights above what is stood on) brought to where a camera that
     stays in its place saw people; ``feet`` [M] m: each one's lowest foot above the pelvis, so less
-    than 0. None where a ``turning`` camera must have travelled: nobody goes
-    as fast before it as the poses say."""
+    than 0; ``contacts`` [M, 2] 0..1: feet on the ground. None where a ``turning`` camera must have
+    travelled: nobody goes as fast before it as the poses say."""
     if turning and not speeds_agree(paths, sights, fps):
         return None
     factor = depth_factor(paths, sights, fps, GIVEN_FOCAL if focal_given else ASSUMED_FOCAL)
     sights = [sight.scaled(factor) for sight in sights]
-    paths = [fuse(path, sight, fps) for path, sight in zip(paths, sights, strict=True)]
+    paths = [
+        fuse(path, stands_still(touching, fps), sight, fps)
+        for path, touching, sight in zip(paths, contacts, sights, strict=True)
+    ]
     for path, low, sight, height in zip(
         paths, feet, sights, seen_levels(paths, sights, fps), strict=True
     ):
@@ -166,18 +172,26 @@ def depth_factor(paths: list[np.ndarray], sights: list[Sight], fps: float, sprea
     return float(SCALES[np.argmin(cost)])
 
 
-def fuse(path: np.ndarray, sight: Sight, fps: float) -> np.ndarray:
+def stands_still(contacts: np.ndarray, fps: float) -> np.ndarray:
+    """Frames [M] bool in which both feet are on the ground, ``contacts`` [M, 2] 0..1, for longer
+    than a step takes."""
+    return binary_opening(contacts.min(axis=1) > 0.5, np.ones(max(1, round(BOTH * fps)), bool))
+
+
+def fuse(path: np.ndarray, still: np.ndarray, sight: Sight, fps: float) -> np.ndarray:
     """The path [M, 3] m over the floor as the camera saw it, about the camera; heights unchanged.
 
     With e the correction and g what the camera asks of it, minimises the sum over time of
     trust ((e - g)_across^2 / ACROSS^4 + (e - g)_along^2 / ALONG^4) + e''^2 + e'^2 / HOLD^2, sights
-    far off counting less (Geman and McClure's weights).
+    far off counting less (Geman and McClure's weights); while somebody stands ``still`` [M] bool,
+    HOLD_STANDING in the place of HOLD.
     """
     count = len(path)
     asked = (sight.place - path)[:, GROUND]
     distance = np.linalg.norm(sight.place[:, GROUND], axis=1)
     sightline = sight.place[:, GROUND] / np.maximum(distance, 1e-6)[:, None]
-    stiff = _differences(count, 2, fps) + HOLD**-2 * _differences(count, 1, fps)
+    held = np.where(still, HOLD_STANDING, HOLD)[1:] ** -2.0
+    stiff = _differences(count, 2, fps) + _differences(count, 1, fps, held)
     stiff = sparse.kron(stiff, sparse.eye(2))
     trust = np.maximum(sight.trust, 1e-3)
     across, along = trust / ACROSS**4, trust / ALONG**4
@@ -202,13 +216,16 @@ def fuse(path: np.ndarray, sight: Sight, fps: float) -> np.ndarray:
     return fused
 
 
-def _differences(count: int, order: int, fps: float) -> sparse.spmatrix:
-    """The squared ``order``-th time derivative of [N] as a matrix."""
+def _differences(
+    count: int, order: int, fps: float, weight: np.ndarray | float = 1.0
+) -> sparse.spmatrix:
+    """The squared ``order``-th time derivative of [N], times ``weight`` [N - order], as a
+    matrix."""
     if count <= order:
         return sparse.csr_matrix((count, count))
     stencil = np.diff(np.eye(order + 1), n=order, axis=0)[0] * fps**order
     rows = sparse.diags(stencil, range(order + 1), shape=(count - order, count))
-    return rows.T @ rows
+    return rows.T @ sparse.diags(np.broadcast_to(weight, count - order)) @ rows
 
 
 def seen_height(path: np.ndarray, sight: Sight) -> np.ndarray:
