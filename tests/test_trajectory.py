@@ -550,6 +550,13 @@ def test_mocap_files_are_read_and_bad_ones_named(tmp_path):
     assert [len(clip) for clip in clips] == [40, 90]
     assert np.abs(clips[0].joints - swaying(40)[0]).max() < 1e-4
     assert clips[0].on_floor()[0] == pytest.approx([0, 0.92, 0], abs=2e-3)
+    with np.load(tmp_path / "m.npz") as file:
+        content = dict(file)
+    content["joints_rel"][40, 12:] += 2000  # the second clip begins with its arms elsewhere
+    np.savez(tmp_path / "rest.npz", **content)
+    begun = load_clips(tmp_path / "rest.npz")
+    assert [len(clip) for clip in begun] == [40, 89]
+    np.testing.assert_array_equal(begun[1].root, clips[1].root[1:])
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=1)
     for name in ("none", "text", "other"):

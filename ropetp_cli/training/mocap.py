@@ -19,6 +19,9 @@ TOE_HEIGHT = 0.02
 STILL = 0.15
 KEYS = ("root_pos", "joints_rel", "joints_rel_scale", "offsets", "names", "subjects", "fps")
 ROTATION_KEYS = ("rot_local_quat", "rest_offsets", "has_rot")
+#: m that joints move on average, and how many times as far as in the next frames, where they jump
+#: from the rest pose into the motion.
+REST_JUMP, REST_RATIO = 0.05, 5.0
 
 
 @dataclass
@@ -46,6 +49,13 @@ class Clip:
         return replace(
             self, joints=self.joints[first:last], root=self.root[first:last], rotations=turns
         )
+
+    def begun(self) -> "Clip":
+        """The clip without a first frame that is no part of it: converters leave one of the rest
+        pose there, from which everything jumps to where it is in the next."""
+        steps = np.linalg.norm(np.diff(self.joints[:7], axis=0), axis=-1).mean(axis=1)
+        jumps = len(steps) > 1 and steps[0] > max(REST_JUMP, REST_RATIO * steps[1:].max())
+        return self.part(1, len(self)) if jumps else self
 
     @property
     def rise(self) -> float:
@@ -77,7 +87,7 @@ def load_clips(path: str | Path, rotations: bool = False) -> list[Clip]:
     [F, 3] m, ``joints_rel`` int16 [F, 24, 3] times ``joints_rel_scale`` m, ``names``,
     ``subjects``, ``fps``, and ``source`` and ``desc`` if it has them. With ``rotations``, also
     ``rot_local_quat`` int16 [F, 24, 4] wxyz and ``rest_offsets`` [C, 24, 3] m of the clips that
-    ``has_rot`` [C] says have them.
+    ``has_rot`` [C] says have them. A first frame of the rest pose is left out.
 
     Raises RopeTPError when the file is missing, is no npz, or lacks a key.
     """
@@ -127,7 +137,7 @@ def load_clips(path: str | Path, rotations: bool = False) -> list[Clip]:
             clips[k].rest = np.zeros((NUM_JOINTS, 3))
             for joint, parent in enumerate(PARENTS[1:], start=1):
                 clips[k].rest[joint] = clips[k].rest[parent] + bones[k, joint]
-    return clips
+    return [clip.begun() for clip in clips]
 
 
 def load_turned_clips(path: str | Path) -> list[Clip]:
