@@ -11,8 +11,9 @@ LEVEL = np.diag([1.0, -1.0, -1.0])
 #: How cameras are held that film people: at the height of the eyes, so a little downwards, and by
 #: how much they are off that in roll and in pitch.
 DOWN, ROLL, PITCH = np.radians(3.0), np.radians(2.0), np.radians(5.0)
-#: What one frame says is off by the same in the next ones, s; and one person by so much at least.
-SAME_FOR, SAME_FOR_ALL = 3.0, np.radians(1.5)
+#: What one frame says of roll and of pitch is off by the same in the next ones, s; and one person
+#: is by so much at least.
+SAME_FOR, SAME_FOR_ALL = np.array([[1.0], [3.0]]), np.radians(1.5)
 #: What is so many times its own error off counts half.
 DOUBTED = 2.0
 #: How far off people's balance is on the whole, and the most that the floor may say against it.
