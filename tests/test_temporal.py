@@ -43,6 +43,7 @@ from ropetp_cli.training.temporal import (
     mirrored,
     rolled,
     stacked,
+    swing,
     temporal_loss,
     train,
 )
@@ -369,3 +370,14 @@ def write_turned(path, rotations, rest) -> None:
         fps=30.0, has_rot=np.array([True]), rest_offsets=bones[None],
         rot_local_quat=np.round(matrix_to_quaternion(rotations) * 32767).astype(np.int16),
     )  # fmt: skip
+
+
+def test_swing_is_what_legs_and_arms_do_in_frames_that_are_real():
+    joints = torch.zeros(1, 60, 24, 3)
+    moved = 0.4 * torch.sin(torch.arange(60) * torch.pi / 15)
+    joints[0, :, JOINT_INDEX["left_ankle"], 2] = moved
+    joints[0, :, JOINT_INDEX["right_ankle"], 2] = -moved
+    joints[0, 30:, JOINT_INDEX["left_wrist"]] = 5.0
+    real = torch.ones(1, 60)
+    real[:, 30:] = 0
+    assert swing(joints, real)[0].tolist() == pytest.approx([0.8 / 2**0.5, 0], abs=1e-3)

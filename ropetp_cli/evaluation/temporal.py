@@ -11,7 +11,7 @@ from ropetp_cli.rope.temporal import TemporalRefiner, TemporalRope
 from ropetp_cli.training.sightings import Sightings
 
 #: What swings against what: the amplitude of their distance over time, true and seen.
-_SWINGS = {
+SWINGS = {
     "leg swing %": ("left_ankle", "right_ankle"),
     "arm swing %": ("left_wrist", "right_wrist"),
 }
@@ -42,7 +42,7 @@ def _figures(
     sightings: Sightings, body: BodyData, fps: float, refiner: TemporalRefiner | None, steady: bool
 ) -> dict[str, float]:
     errors: dict[str, list[np.ndarray]] = {}
-    swings = {name: np.zeros(2) for name in _SWINGS}
+    swings = {name: np.zeros(2) for name in SWINGS}
     for window in range(len(sightings)):
         rest, true_rest = sightings.rest_joints(window, body)
         seen = sightings.refined(window, refiner, rest, fps, steady)
@@ -61,7 +61,7 @@ def _figures(
         }
         for name, values in found.items():
             errors.setdefault(name, []).append(values)
-        for name, (one, other) in _SWINGS.items():
+        for name, (one, other) in SWINGS.items():
             for k, joints in enumerate((ours, theirs)):
                 apart = joints[:, JOINT_INDEX[one]] - joints[:, JOINT_INDEX[other]]
                 swings[name][k] += np.sqrt(apart.var(axis=0).sum()) * len(apart)

@@ -15,9 +15,9 @@ from torch import Tensor
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rot6d import rot6d_to_matrix
 from ropetp_cli.body.rotations import axis_angle_to_matrix
-from ropetp_cli.body.skeleton import MIRROR, NUM_JOINTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, MIRROR, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.temporal import evaluate
+from ropetp_cli.evaluation.temporal import SWINGS, evaluate
 from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.temporal import (
     Answer,
@@ -32,8 +32,9 @@ from ropetp_cli.training.imagined import Imagination
 from ropetp_cli.training.mocap import load_turned_clips
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 
-#: How much the likelihood of up counts beside the pose.
-UPRIGHT = 0.05
+#: How much the likelihood of up counts beside the pose, and what is missing of a limb's swing; one
+#: of less than so much, m, is none.
+UPRIGHT, SWING, LEAST_SWING = 0.05, 0.2, 0.03
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,22 @@ def stacked(windows: list[Window], longest: int) -> tuple[Window, Tensor]:
     return Window(Frames(**frames), true, torch.cat([w.true_rest for w in windows]), up), real
 
 
+def swing(joints: Tensor, real: Tensor) -> Tensor:
+    """How far legs, and arms, of joints [B, N, 24, 3] m go from one another in the ``real`` [B, N]
+    frames: the standard deviation of their distance, [B, 2] m.
+
+    What is as near as can be to a limb nobody sees well moves less than it does.
+    """
+    ones, others = ([JOINT_INDEX[pair[k]] for pair in SWINGS.values()] for k in (0, 1))
+    apart, frames = joints[:, :, ones] - joints[:, :, others], real[..., None, None]
+    count = frames.sum(1, keepdim=True).clamp(min=1)
+    off = (apart - (apart * frames).sum(1, keepdim=True) / count) * frames
+    return (off.square().sum((1, 3)) / count[:, 0, :, 0] + 1e-8).sqrt()
+
+
 def temporal_loss(found: Answer, batch: Window, real: Tensor) -> Tensor:
-    """Joints, their movement from frame to frame, and rotations of ``found``, whose bones are the
-    true ones, as their lengths are not what is asked for; and up, as sure as it says it is."""
+    """Joints, their movement from frame to frame, rotations and swing of ``found``, whose bones are
+    the true ones, as their lengths are not what is asked for; and up, as sure as it says it is."""
     ours, theirs = (posed(columns, batch.true_rest) for columns in (found.columns, batch.true))
     count = real.sum() * NUM_JOINTS
     off = ((ours - theirs).square().sum(-1) + 1e-6).sqrt()
@@ -186,6 +200,8 @@ def temporal_loss(found: Answer, batch: Window, real: Tensor) -> Tensor:
         + 15 * (moved * both[..., None]).sum()
         + 0.5 * (turned.square().sum((-1, -2)) * real[..., None]).sum()
     ) / count
+    swung = [swing(joints, real).clamp(min=LEAST_SWING).log() for joints in (ours, theirs)]
+    pose = pose + SWING * (swung[0] - swung[1]).abs().mean()
     known = real * batch.up.square().sum(-1)
     off, ahead = found.up - batch.up, batch.up.new_tensor([0.0, 0.0, 1.0]).expand_as(batch.up)
     sideways = F.normalize(torch.linalg.cross(batch.up, ahead), dim=-1)
