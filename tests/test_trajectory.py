@@ -776,6 +776,7 @@ def test_evaluate_prints_figures_and_one_json_object(tmp_path):
     table = CliRunner().invoke(evaluate_command, [*args, "--steps", "2", "--noise", "rope"])
     assert table.exit_code == 0, table.output
     assert "foot_pinning" in table.stdout and "sway" in table.stdout
+    assert report["true_path"]["w_mpjpe"] < 1e-3  # the joints are true
     assert CliRunner().invoke(evaluate_command, [*args, "--noise", "loud"]).exit_code == 2
     lacks = CliRunner().invoke(evaluate_command, [*args, "--steps", "2", "--physics"])
     assert isinstance(lacks.exception, RopeTPError) and "m.npz" in str(lacks.exception)

@@ -137,11 +137,13 @@ class Comparison:
 
 
 def compare(pairs: list[View], denoiser: Method) -> Comparison:
-    """TrajDenoiser, constant position and foot pinning on the same joints."""
+    """TrajDenoiser, constant position and foot pinning on the same joints; and the true path, whose
+    figures are those of the joints' own errors, which no path can mend."""
     methods = {
         "trajdenoiser": denoiser,
         "constant_position": constant_position,
         "foot_pinning": foot_pinning,
+        "true_path": lambda clip: clip.root.astype(np.float64),
     }
     scores = {name: evaluate(pairs, method) for name, method in methods.items()}
     return Comparison([clip for clip, _ in pairs], scores)
