@@ -23,7 +23,7 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """For Rope alone, over time, over time before a camera that moves, and over time where it is
     known how tall people are: MPJPE and PA-MPJPE, the mean error along the camera's axis, mm;
-    acceleration error, m/s^2; how far off up is, degrees (alone: of a camera taken for level); how
+    acceleration error, m/s^2; how far off up is, degrees (alone: of a camera held as most are); how
     much of the true swing of legs and arms is left, %."""
     refiner = TemporalRefiner(model, device)
     rows = {
