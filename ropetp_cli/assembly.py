@@ -51,15 +51,8 @@ def resample_poses(poses: PoseSequence, timestamps: np.ndarray, timeline: Timeli
         rotations=slerp(timestamps, poses.rotations, times),
         **{
             name: at_times(timestamps, getattr(poses, name), times)
-            for name in (
-                "betas",
-                "joints",
-                "pelvis",
-                "joints2d",
-                "confidence",
-                "up",
-                "up_error",
-            )  # fmt: skip
+            for name in vars(poses)
+            if name != "rotations"
         },
     )
 

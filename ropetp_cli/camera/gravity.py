@@ -73,21 +73,34 @@ def fuse_with_gravity(
             total = total + (side.T * weight) @ side
             pull = pull + mean * weight @ side
         for directions, front, doubt in zip(told, ahead, error, strict=True):
-            sideways = np.cross(directions, front)
-            sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
-            off = directions - best
-            rolled = (off * sideways).sum(axis=1)
-            tilted = np.sqrt(np.maximum((off**2).sum(axis=1) - rolled**2, 0))
-            far = (rolled / doubt[:, 0]) ** 2 + (tilted / doubt[:, 1]) ** 2
-            sure = 1 / (doubt.T**2 * (1 + far / doubted**2) * SAME_FOR * fps)
-            roll, pitch = sure / (1 + SAME_FOR_ALL**2 * sure.sum(axis=1, keepdims=True))
-            every = pitch[:, None, None] * np.eye(3)
-            every = every + (roll - pitch)[:, None, None] * sideways[:, :, None] * sideways[:, None]
-            total = total + every.sum(axis=0)
-            pull = pull + np.einsum("kij,kj->i", every, directions)
+            weight = _weights(directions, front, doubt, best, doubted, fps)
+            total = total + weight.sum(axis=0)
+            pull = pull + np.einsum("kij,kj->i", weight, directions)
         best = np.linalg.solve(total, pull)
         best /= np.linalg.norm(best)
     return level_rotation(best) @ rotation
+
+
+def _weights(
+    up: np.ndarray,
+    ahead: np.ndarray,
+    error: np.ndarray,
+    best: np.ndarray,
+    doubted: float,
+    fps: float,
+) -> np.ndarray:
+    """The matrices W_k [K, 3, 3] of one person's ``up`` [K, 3], off by ``error`` [K, 2] in roll and
+    in pitch of cameras that look ``ahead`` [K, 3], if ``best`` [3] is up."""
+    sideways = np.cross(up, ahead)
+    sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
+    off = up - best
+    rolled = (off * sideways).sum(axis=1) ** 2
+    tilted = (off**2).sum(axis=1) - rolled
+    far = rolled / error[:, 0] ** 2 + tilted / error[:, 1] ** 2
+    sure = 1 / (error.T**2 * (1 + far / doubted**2) * SAME_FOR * fps)
+    roll, pitch = sure / (1 + SAME_FOR_ALL**2 * sure.sum(axis=1, keepdims=True))
+    across = sideways[:, :, None] * sideways[:, None]
+    return pitch[:, None, None] * np.eye(3) + (roll - pitch)[:, None, None] * across
 
 
 def lowest_foot(joints: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -103,7 +116,7 @@ def level_by_floor(
 ) -> np.ndarray:
     """World-from-camera [3, 3] in which people walk level, for a camera that stays in its place.
 
-    ``rotation`` [3, 3] is what upright people say, ``places`` [N, 3] m each person's lowest foot
+    ``rotation`` [3, 3] is what people's balance says, ``places`` [N, 3] m each person's lowest foot
     about the camera in that world, ``trust`` [N] 0..1. Heights FLOOR_LAG apart are compared, so
     that people may stand on different levels and a jump down one counts little. What the noise of
     depths adds to the slope along the line of sight is taken out of the normal equations.
