@@ -33,6 +33,11 @@ class Footing:
     standing: np.ndarray
     grounded: np.ndarray
 
+    @property
+    def staying(self) -> np.ndarray:
+        """[N - 1, 2] bool: the foot stands in this frame and in the next."""
+        return self.standing[1:] & self.standing[:-1]
+
     def part(self, span: slice) -> "Footing":
         """The frames of ``span`` alone."""
         return Footing(self.standing[span], self.grounded[span])
@@ -110,10 +115,9 @@ def plant(
     path[:, 1] -= _smooth(np.where(known, support, 0.0), known * 1.0, fps, 2 * PATH_SMOOTHING, 1e-6)
 
     _, soles = body_points(rotations, path, rest_joints, sole)
-    both = footing.standing[1:] & footing.standing[:-1]
-    slip = slip_velocity(soles, fps)
-    count = both.sum(axis=1)
-    mean_slip = (slip * both[..., None]).sum(axis=1) / np.maximum(count, 1)[:, None]
+    slip, staying = slip_velocity(soles, fps), footing.staying
+    count = staying.sum(axis=1)
+    mean_slip = (slip * staying[..., None]).sum(axis=1) / np.maximum(count, 1)[:, None]
     path[:, [0, 2]] += _hold(mean_slip, np.minimum(count, 1), fps, PATH_LEASH, PATH_SMOOTHING)
     return still(rotations, path, rest_joints, sole, footing, fps), path
 
@@ -128,12 +132,11 @@ def still(
 ) -> np.ndarray:
     """Legs bent so that standing feet slip less and none sinks: rotations. The path stays."""
     _, soles = body_points(rotations, path, rest_joints, sole)
-    both = footing.standing[1:] & footing.standing[:-1]
-    slip = slip_velocity(soles, fps)
+    slip, staying = slip_velocity(soles, fps), footing.staying
     shift = np.zeros((len(path), 2, 3))
     for side in range(2):
         shift[:, side, [0, 2]] = _hold(
-            slip[:, side], both[:, side], fps, FOOT_LEASH, FOOT_SMOOTHING
+            slip[:, side], staying[:, side], fps, FOOT_LEASH, FOOT_SMOOTHING
         )
         low = soles[:, side, :, 1].min(axis=-1)
         held = footing.grounded[:, side] | (low < 0)

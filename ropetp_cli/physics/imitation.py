@@ -125,13 +125,13 @@ def measure(joints: np.ndarray, soles: np.ndarray, footing: Footing, fps: float)
     jitter: mean third difference of the joints x fps^3 / 10. A figure with nothing to measure is
     zero.
     """
-    both = footing.standing[1:] & footing.standing[:-1]
+    staying = footing.staying
     slip = np.linalg.norm(slip_velocity(soles, fps), axis=-1)
     lowest = soles[..., 1].min(axis=(1, 2))
     grounded = footing.grounded.any(axis=1)
     third = np.linalg.norm(np.diff(joints, n=3, axis=0), axis=-1) * fps**3 / 10
     return {
-        "foot_sliding": float(slip[both].mean()) if both.any() else 0.0,
+        "foot_sliding": float(slip[staying].mean()) if staying.any() else 0.0,
         "floating": float(np.maximum(lowest[grounded], 0).mean()) if grounded.any() else 0.0,
         "penetration": float(np.maximum(-lowest, 0).mean()),
         "jitter": float(third.mean()) if len(third) else 0.0,

@@ -186,6 +186,18 @@ def swing(joints: Tensor, real: Tensor) -> Tensor:
     return (off.square().sum((1, 3)) / count[:, 0, :, 0] + 1e-8).sqrt()
 
 
+def upright_loss(found: Answer, up: Tensor, real: Tensor) -> Tensor:
+    """Minus the log likelihood of ``up`` [B, N, 3], where it is known, if what was ``found`` is off
+    by a normal distribution in roll and in pitch, but for a constant."""
+    known = real * up.square().sum(-1)
+    off, ahead = found.up - up, up.new_tensor([0.0, 0.0, 1.0]).expand_as(up)
+    sideways = F.normalize(torch.linalg.cross(up, ahead), dim=-1)
+    roll = (off * sideways).sum(-1).square()
+    tilted = torch.stack([roll, off.square().sum(-1) - roll], -1)
+    unsure = (tilted / found.up_error.square() / 2 + found.up_error.log()).sum(-1)
+    return (unsure * known).sum() / known.sum().clamp(min=1)
+
+
 def temporal_loss(found: Answer, batch: Window, real: Tensor) -> Tensor:
     """Joints, their movement from frame to frame, rotations and swing of ``found``, whose bones are
     the true ones, as their lengths are not what is asked for; and up, as sure as it says it is."""
@@ -202,13 +214,7 @@ def temporal_loss(found: Answer, batch: Window, real: Tensor) -> Tensor:
     ) / count
     swung = [swing(joints, real).clamp(min=LEAST_SWING).log() for joints in (ours, theirs)]
     pose = pose + SWING * (swung[0] - swung[1]).abs().mean()
-    known = real * batch.up.square().sum(-1)
-    off, ahead = found.up - batch.up, batch.up.new_tensor([0.0, 0.0, 1.0]).expand_as(batch.up)
-    sideways = F.normalize(torch.linalg.cross(batch.up, ahead), dim=-1)
-    roll = (off * sideways).sum(-1).square()
-    tilted = torch.stack([roll, off.square().sum(-1) - roll], -1)
-    unsure = (tilted / found.up_error.square() / 2 + found.up_error.log()).sum(-1)
-    return pose + UPRIGHT * (unsure * known).sum() / known.sum().clamp(min=1)
+    return pose + UPRIGHT * upright_loss(found, batch.up, real)
 
 
 def train(
