@@ -216,6 +216,20 @@ def trajectory(
     show_default=True,
     help="Processes that make crops, with --train-trunk.",
 )
+@click.option("--set", "sets", multiple=True, metavar="NAME", default=("syn_train", "real_train"),
+              show_default=True, help="A crop set of DATA to train on; repeat.")  # fmt: skip
+@click.option("--test", "tests", multiple=True, metavar="NAME", default=("syn_test", "real_val"),
+              show_default=True, help="A crop set of DATA to watch; repeat.")  # fmt: skip
+@click.option("--share", multiple=True, type=click.FloatRange(min=0), default=(0.4, 0.6),
+              show_default=True, help="How often a row of a batch is one of each set.")  # fmt: skip
+@click.option("--fresh", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="With --train-trunk: motion capture (mocap_train.npz) to draw new crops of all "
+              "the time; the first --share is then theirs, the others those of --set.")  # fmt: skip
+@click.option("--detector", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="What looks at them (python -m ropetp_cli.training.detections DATA --trace "
+              "FILE).")  # fmt: skip
+@click.option("--capacity", type=click.IntRange(64), default=150_000, show_default=True,
+              help="New crops kept, 200 KB each, where the network is.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -227,6 +241,10 @@ def rope(threads: int | None, **options) -> None:
 
     if threads:
         torch.set_num_threads(threads)
+    if len(options["share"]) != len(options["sets"]) + bool(options["fresh"]):
+        raise click.UsageError("--share: give one for each set, with --fresh one before them")
+    if options["fresh"] and not (options["train_trunk"] and options["detector"]):
+        raise click.UsageError("--fresh needs --train-trunk and --detector")
     train(TrainOptions(**options), log=lambda line: click.echo(line, err=True))
 
 

@@ -70,9 +70,10 @@ def attention_loss(attention: dict[str, Tensor], part: Tensor) -> Tensor:
 
 def rope_loss(
     output: RopeOutput, targets: RopeTargets, weights: LossWeights
-) -> tuple[Tensor, dict[str, float]]:
-    """The weighted sum and its terms. Squared errors are softened to Huber beyond 10 cm and a
-    tenth of the crop, because some real labels are wrong."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum and its terms. Squared errors become absolute ones beyond 3 cm and a
+    tenth of the crop, because some real labels are wrong, and because where a limb may point
+    either at the camera or away the mean of both is neither."""
     has = targets.has_pose
     count = has.sum().clamp(min=1)
     terms = {
@@ -81,9 +82,9 @@ def rope_loss(
         ).sum() / count,
         "betas": ((output.betas - targets.betas).square().sum(-1) * has).sum() / count,
         "joints": (
-            F.huber_loss(output.joints, targets.joints, delta=0.1, reduction="none")
+            F.smooth_l1_loss(output.joints, targets.joints, beta=0.03, reduction="none")
             .sum(-1).mean(-1) * has
-        ).sum() * 10 / count,
+        ).sum() / count,
     }  # fmt: skip
     error2d = F.huber_loss(output.joints2d, targets.joints2d, delta=0.1, reduction="none").sum(-1)
     labelled = targets.weight2d.sum().clamp(min=1)
@@ -104,4 +105,4 @@ def rope_loss(
     if weights.attention:
         terms["attention"] = torch.as_tensor(attention_loss(output.attention, targets.part))
     total = sum(getattr(weights, name) * term for name, term in terms.items())
-    return total, {name: float(term.detach()) for name, term in terms.items()}
+    return total, terms

@@ -6,7 +6,8 @@ checkpoint and the best weights. Two ways to run it:
 * trunk frozen (any CPU): augmented variants of every crop go through the pretrained trunk once,
   its maps are cached on disk, and the rest of the network trains on them;
 * the trunk too, from some map on or all of it: crops are augmented by worker processes as they are
-  needed. A CPU leaves the depthwise filters as they are.
+  needed. A CPU leaves the depthwise filters as they are. With ``fresh`` the processes draw new
+  crops all the time, and the device that trains varies them: what a GPU can keep up with.
 """
 
 import copy
@@ -32,6 +33,8 @@ from ropetp_cli.rope.network import Rope, RopeConfig, load_rope, save_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.crops import CropSet, Sample, augment, collate
+from ropetp_cli.training.fresh import FreshCrops, Studios, pool_of
+from ropetp_cli.training.variation import Crops, varied
 
 #: The rows of the paper's Table 4, as changes to the network.
 TABLE_4 = {
@@ -56,7 +59,9 @@ class TrainOptions:
     which of :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer;
     ``train_after``: the trunk's map up to which it stays frozen in spite of ``train_trunk``;
     ``trunk_rate``: a pretrained trunk's highest learning rate, as a share of each weight's
-    size."""
+    size; ``fresh``: motion capture to draw new crops of while training, beside the ``sets``, on
+    which ``detector``, a traced one, looks; ``share`` then begins with how often a row is one of
+    them, and ``capacity`` is how many are kept."""
 
     data: Path
     out: Path
@@ -82,6 +87,9 @@ class TrainOptions:
     seed: int = 0
     device: str = "auto"
     workers: int = 0
+    fresh: Path | None = None
+    detector: Path | None = None
+    capacity: int = 150_000
 
 
 def build(options: TrainOptions, body: BodyData) -> Rope:
@@ -126,10 +134,14 @@ def spoil(keypoints: Tensor) -> Tensor:
     """The detector's keypoints [B, 17, 3] as it might have found them in another picture of the
     same: shaken, some doubted, for one person in ten none at all."""
     count, points = keypoints.shape[:2]
-    place = keypoints[..., :2] + 0.012 * torch.randn(count, points, 2)
-    doubted = torch.rand(count, points) < 0.25 * torch.rand(count, 1)
-    confidence = torch.where(doubted, 0.4 * torch.rand(count, points), 1.0) * keypoints[..., 2]
-    confidence = confidence * (torch.rand(count, 1) > 0.1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, device=keypoints.device)
+
+    place = keypoints[..., :2] + 0.012 * torch.randn_like(keypoints[..., :2])
+    doubted = random(points) < 0.25 * random(1)
+    confidence = torch.where(doubted, 0.4 * random(points), 1.0) * keypoints[..., 2]
+    confidence = confidence * (random(1) > 0.1)
     return torch.cat([place, confidence[..., None]], dim=-1)
 
 
@@ -230,7 +242,9 @@ def pictures_of(samples: list[Sample]) -> Tensor:
 
 
 def to_images(pictures: Tensor) -> Tensor:
-    """uint8 [B, 256, 256, 3] -> [B, 3, 256, 256] floats 0..1, channels last."""
+    """uint8 [B, 256, 256, 3] -> [B, 3, 256, 256] floats 0..1, channels last; floats are that."""
+    if pictures.is_floating_point():
+        return pictures.contiguous(memory_format=torch.channels_last)
     return pictures.permute(0, 3, 1, 2).float() / 255
 
 
@@ -272,6 +286,21 @@ def live_batches(sets: list[CropSet], options: TrainOptions, seed: int) -> Itera
         data, options.batch, num_workers=options.workers, collate_fn=live_batch,
         prefetch_factor=4 if options.workers else None, worker_init_fn=_one_thread,
     )  # fmt: skip
+
+
+def fresh_batches(
+    studios: Studios, sets: list[CropSet], options: TrainOptions, device: str
+) -> Iterator[Batch]:
+    """Batches of drawn crops and of ``sets``, varied on the device."""
+    pools = [studios.pool, *(pool_of(crops, device) for crops in sets)]
+    share = np.array(options.share) / np.sum(options.share)
+    rng = np.random.default_rng(options.seed)
+    while True:
+        studios.wait()
+        counts = rng.multinomial(options.batch, share).tolist()
+        parts = [pool.draw(count) for pool, count in zip(pools, counts, strict=True) if count]
+        crops = varied(Crops.joined(parts))
+        yield Batch([crops.images], crops.keypoints, crops.targets)
 
 
 def _one_thread(worker: int) -> None:
@@ -394,6 +423,12 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             for name, (crops, _) in tests.items()
         }
         stream = cached_batches(frozen, options, options.seed + step)
+    elif options.fresh:
+        studios = Studios(
+            FreshCrops(options.fresh, options.data, options.sets[0], options.seed + step),
+            options.detector, options.capacity, options.workers, device,
+        )  # fmt: skip
+        stream = fresh_batches(studios, sets, options, device)
     else:
         stream = live_batches(sets, options, options.seed + step)
 
@@ -409,12 +444,16 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         groups += [{"params": [p], "lr": options.trunk_rate * size_of(p)} for p in trunk]
     elif options.train_trunk:
         groups.append({"params": trunk, "lr": options.rate})
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02, fused=device == "cuda")
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
     highest = [group["lr"] for group in groups]
     if state:
         average.rope.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     best = state["best"] if state else math.inf
+
+    def drawn() -> str:
+        return f"{studios.pool.drawn} crops drawn, " if options.fresh else ""
 
     def checkpoint() -> dict[str, dict[str, float]]:
         nonlocal best
@@ -441,7 +480,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     began = time.perf_counter()
     between = 60 * options.check_minutes
     next_check = began + min(between, 20 * options.minutes)
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     counted = 0
     for batch in stream:
         leg = (time.perf_counter() - began) / (60 * options.minutes)
@@ -471,11 +510,13 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         average.update(rope, step)
         counted += 1
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value
+            sums[name] = sums.get(name, 0.0) + value.detach()
         if time.perf_counter() > next_check:
-            means = {name: round(value / counted, 4) for name, value in sums.items()}
-            log(f"step {step}: loss terms {json.dumps(means)}")
+            means = {name: round(float(value) / counted, 4) for name, value in sums.items()}
+            log(f"{drawn()}step {step}: loss terms {json.dumps(means)}")
             sums, counted = {}, 0
             checkpoint()
             next_check = time.perf_counter() + between
+    if options.fresh:
+        studios.close()
     return checkpoint()

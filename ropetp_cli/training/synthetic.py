@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -786,28 +787,38 @@ def _box(
 
 
 def person_free_patches(crops: RealCrops, limit: int) -> list[np.ndarray]:
-    """Strips beside or above the labelled people of LSPET crops, uint8 RGB, at least 56 px wide.
+    """:func:`free_strips` of LSPET crops; those held out for validation are left out."""
+    usable = np.flatnonzero(~in_validation(crops.ids))
+    images = (image for rows in np.split(usable, range(200, len(usable), 200))
+              for image in crops.images(rows))  # fmt: skip
+    return free_strips(images, crops.joints[usable], limit)
 
-    Black padding is left out, and so are the crops held out for validation.
+
+def free_strips(images: Iterable[np.ndarray], joints: np.ndarray, limit: int) -> list[np.ndarray]:
+    """Strips beside or above labelled people, uint8 RGB, at least 56 px wide.
+
+    ``images`` uint8 [256, 256, 3] each; ``joints`` [n, J, 3] x, y px and whether labelled: people
+    of whom fewer than 12 are may reach anywhere and are left out, as is black padding.
     """
-    strips: dict[int, list[int]] = {}
-    usable = ~in_validation(crops.ids) & ((crops.joints[..., 2] > 0).sum(1) >= 12)
-    for row in np.flatnonzero(usable).tolist():
-        points = crops.joints[row][crops.joints[row, :, 2] > 0, :2]
-        low, high = points.min(0) - 22, points.max(0) + 22
-        free = [(0, 0, CROP, low[1]), (0, 0, low[0], CROP), (high[0], 0, CROP, CROP)]
-        x0, y0, x1, y1 = max(free, key=lambda s: (s[2] - s[0]) * (s[3] - s[1]))
-        if min(x1 - x0, y1 - y0) >= 64:
-            strips[row] = [int(edge) for edge in (x0, y0, x1, y1)]
-    rows = np.array(list(strips)[: 2 * limit], int)
     patches = []
-    for image, (x0, y0, x1, y1) in zip(crops.images(rows), strips.values(), strict=False):
+    for image, points in zip(images, joints, strict=True):
+        seen = points[points[:, 2] > 0, :2]
+        if len(seen) < 12:
+            continue
+        low, high = seen.min(0) - 22, seen.max(0) + 22
+        free = [(0, 0, CROP, low[1]), (0, 0, low[0], CROP), (high[0], 0, CROP, CROP)]
+        strip = max(free, key=lambda s: (s[2] - s[0]) * (s[3] - s[1]))
+        x0, y0, x1, y1 = (int(edge) for edge in strip)
+        if min(x1 - x0, y1 - y0) < 64:
+            continue
         patch = image[y0:y1, x0:x1]
         lit = patch.max(2) > 8
         patch = patch[lit.mean(1) > 0.2][:, lit.mean(0) > 0.2]
         if min(patch.shape[:2]) >= 56 and patch.std() > 8:
             patches.append(patch.copy())
-    return patches[:limit]
+        if len(patches) == limit:
+            break
+    return patches
 
 
 _studio: Studio | None = None
