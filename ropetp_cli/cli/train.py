@@ -162,6 +162,9 @@ def trajectory(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Weights (.safetensors) to begin from, with a fresh optimizer.",
 )
+@click.option("--grid", type=click.IntRange(8, 64),
+              help="Places across a BlazePose backbone's map, if others than the weights "
+              "have.")  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), help="Where; DATA/cache if not given.")
 @click.option(
     "--resume",
@@ -222,6 +225,9 @@ def trajectory(
               show_default=True, help="A crop set of DATA to watch; repeat.")  # fmt: skip
 @click.option("--share", multiple=True, type=click.FloatRange(min=0), default=(0.4, 0.6),
               show_default=True, help="How often a row of a batch is one of each set.")  # fmt: skip
+@click.option("--variants", multiple=True, type=click.IntRange(1), default=(1, 2),
+              show_default=True, help="Without --train-trunk: varied copies of each crop of "
+              "each set.")  # fmt: skip
 @click.option("--fresh", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="With --train-trunk: motion capture (mocap_train.npz) to draw new crops of all "
               "the time; the first --share is then theirs, the others those of --set.")  # fmt: skip
@@ -243,6 +249,8 @@ def rope(threads: int | None, **options) -> None:
         torch.set_num_threads(threads)
     if len(options["share"]) != len(options["sets"]) + bool(options["fresh"]):
         raise click.UsageError("--share: give one for each set, with --fresh one before them")
+    if not options["train_trunk"] and len(options["variants"]) != len(options["sets"]):
+        raise click.UsageError("--variants: give one for each set")
     if options["fresh"] and not (options["train_trunk"] and options["detector"]):
         raise click.UsageError("--fresh needs --train-trunk and --detector")
     train(TrainOptions(**options), log=lambda line: click.echo(line, err=True))

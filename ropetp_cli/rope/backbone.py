@@ -75,7 +75,7 @@ class HRNetBackbone(Backbone):
 class BlazePoseBackbone(Backbone):
     """The Apache-2.0 BlazePose landmark network (heavy) as a pretrained trunk.
 
-    Its maps are pooled to a ``grid`` of 16 x 16 and fused there. Its last features, its own
+    Its maps are brought to a ``grid`` x ``grid`` map and fused there. Its last features, its own
     image landmarks and its positions in metres are the context vector.
     """
 
@@ -128,12 +128,13 @@ class BlazePoseBackbone(Backbone):
         return F.relu(total), self.context(vector)
 
 
-def make_backbone(name: str, spec: dict[str, Any] | None = None) -> Backbone:
-    """``hrnet_w32``, ``hrnet_w48`` or ``blazepose`` (which needs its graph, ``spec``)."""
+def make_backbone(name: str, spec: dict[str, Any] | None = None, grid: int = 16) -> Backbone:
+    """``hrnet_w32``, ``hrnet_w48`` or ``blazepose``, which needs its graph, ``spec``, and how many
+    places across the map it gives has."""
     if name in ("hrnet_w32", "hrnet_w48"):
         return HRNetBackbone(name)
     if name == "blazepose":
         if spec is None:
             raise RopeTPError("the blazepose backbone needs the graph stored beside its weights")
-        return BlazePoseBackbone(spec)
+        return BlazePoseBackbone(spec, grid)
     raise RopeTPError(f"unknown backbone {name!r}; known: hrnet_w32, hrnet_w48, blazepose")

@@ -20,7 +20,8 @@ from ropetp_cli.rope.tokenizer import HierarchicalTokenizer
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """How a Rope is built; stored with its weights. ``body`` is the body its betas mean."""
+    """How a Rope is built; stored with its weights. ``body`` is the body its betas mean, ``grid``
+    the places across a BlazePose backbone's map."""
 
     backbone: str = "blazepose"
     token_width: int = 128
@@ -30,6 +31,7 @@ class RopeConfig:
     whole_body: bool = True
     cross: bool = True
     body: str = ""
+    grid: int = 16
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -68,7 +70,7 @@ class Rope(nn.Module):
         super().__init__()
         self.config = config
         self.spec = spec
-        self.backbone = make_backbone(config.backbone, spec)
+        self.backbone = make_backbone(config.backbone, spec, config.grid)
         self.keypoints = KeypointEncoder()
         self.tokenizer = HierarchicalTokenizer(
             self.backbone.channels, config.token_width, (*config.levels, "whobo")

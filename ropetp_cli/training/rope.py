@@ -57,6 +57,7 @@ class TrainOptions:
     (None: this leg is all of it, and its minutes count); ``attention_until``: the share of the
     training after which the segmentation loss is dropped (the paper's first 100 epochs); ``row``:
     which of :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer;
+    ``grid``: places across the map of a BlazePose backbone, if others than those weights have;
     ``train_after``: the trunk's map up to which it stays frozen in spite of ``train_trunk``;
     ``trunk_rate``: a pretrained trunk's highest learning rate, as a share of each weight's
     size; ``fresh``: motion capture to draw new crops of while training, beside the ``sets``, on
@@ -75,6 +76,7 @@ class TrainOptions:
     train_trunk: bool = False
     train_after: str | None = None
     start: Path | None = None
+    grid: int | None = None
     resume: Path | None = None
     cache: Path | None = None
     minutes: float = 10.0
@@ -94,9 +96,14 @@ class TrainOptions:
 
 def build(options: TrainOptions, body: BodyData) -> Rope:
     """A Rope from ``options.start``, or a fresh one with the trunk of ``options.trunk``."""
+    grid = {"grid": options.grid} if options.grid else {}
     if options.start is not None:
-        return load_rope(options.start, body)
-    config = RopeConfig(backbone=options.backbone, body=body.label, **TABLE_4[options.row])
+        start = load_rope(options.start, body)
+        rope = Rope(replace(start.config, **grid), body, start.spec)
+        rope.load_state_dict(start.state_dict())
+        return rope
+    row = TABLE_4[options.row]
+    config = RopeConfig(backbone=options.backbone, body=body.label, **row, **grid)
     if options.backbone != "blazepose":
         return Rope(config, body)
     if options.trunk is None:
