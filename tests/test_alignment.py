@@ -14,7 +14,7 @@ from ropetp_cli.rope.alignment import align
 from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.network import Rope, RopeConfig, RopeOutput, load_rope, weak_perspective
 from ropetp_cli.rope.predictor import RopePredictor
-from ropetp_cli.rope.upright import REACH, Views, upright_views
+from ropetp_cli.rope.upright import REACH, UNSEEN, Views, upright_views
 from ropetp_cli.weights import find_weights
 
 #: A standing stick figure's COCO keypoints, x right and y down, -1..1.
@@ -45,7 +45,7 @@ def test_anybody_is_turned_on_their_feet_and_kept_in_view(angle):
 def test_an_unsure_detector_turns_nothing():
     views = upright_views(np.concatenate([figure(1.0, 0.1), np.zeros((1, 17, 3))]))
     np.testing.assert_array_equal(views.angle, 0)
-    np.testing.assert_array_equal(views.scale, 1)
+    np.testing.assert_array_equal(views.scale, UNSEEN)
 
 
 def test_pictures_turn_as_points_do():
@@ -122,8 +122,10 @@ def test_a_turned_crop_gives_the_turned_answer(rope):
     np.testing.assert_allclose(views.points(poses.joints2d), output.joints2d.numpy(), atol=1e-4)
 
 
-def test_mirrored_crops_get_mirrored_answers():
+def test_mirrored_crops_get_mirrored_answers(monkeypatch):
     """What Rope says of a person and of the person in a mirror differs, but not its mean."""
+    # A picture of nothing gets opposite answers, whose mean half precision could turn round.
+    monkeypatch.setattr("ropetp_cli.rope.predictor.has_bfloat16", lambda device: False)
     body = load_body()
     rope = load_rope(find_weights("rope"), body)
     rng = np.random.default_rng(5)

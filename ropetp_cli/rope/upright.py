@@ -2,7 +2,7 @@
 
 A trunk that has seen people on their feet is at its best on people on their feet. Where the
 detector shows hips and shoulders, the crop is turned until the trunk of the body points up, and
-made smaller where its limbs would leave it; what Rope says is turned back.
+made smaller until its limbs are well inside; what Rope says is turned back.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,11 @@ _SHOULDERS, _HIPS = [5, 6], [11, 12]
 SURE = 0.3
 #: Nor does a trunk shorter than this, in half crops: it points at the camera or away.
 SHORTEST = 0.12
-#: How far out keypoints may lie after the turn, in half crops.
-REACH = 0.88
+#: How far out keypoints may lie after the turn, in half crops: people are seen best from a little
+#: way off, with their surroundings.
+REACH = 0.68
+#: How a crop is shrunk in which no keypoint is seen: a person's box reaches 1 / 1.2 of the way out.
+UNSEEN = 0.82
 
 
 @dataclass
@@ -70,7 +73,7 @@ def upright_views(keypoints: np.ndarray) -> Views:
     angle = np.where(known, -np.arctan2(up[:, 0], -up[:, 1]), 0.0)
     views = Views(angle, np.ones(len(angle)))
     outermost = (np.abs(views.points(keypoints[..., :2])).max(axis=-1) * sure).max(axis=1)
-    views.scale = np.where(known, REACH / np.maximum(outermost, REACH), 1.0)
+    views.scale = np.where(sure.any(axis=1), REACH / np.maximum(outermost, REACH), UNSEEN)
     return views
 
 
