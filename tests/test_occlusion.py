@@ -1,5 +1,6 @@
 """The occlusion sensitivity map."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from ropetp_cli.cli.evaluate import command
 from ropetp_cli.errors import NobodyFound, RopeTPError
 from ropetp_cli.evaluation.occlusion import (
     GREY,
+    SensitivityMap,
     crop_of_picture,
     draw,
     finder,
@@ -56,3 +58,16 @@ def test_bad_pictures_are_one_line_errors(tmp_path):
         command, ["occlusion", str(tmp_path), "-o", str(tmp_path / "map.png")]
     )
     assert "no crop set" in str(result.exception)
+
+
+def test_networks_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    found = SensitivityMap(np.zeros((17, 17)), 0.0)
+    monkeypatch.setattr("ropetp_cli.evaluation.occlusion.sensitivity", lambda *rest: found)
+    options = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rope.safetensors").symlink_to(find_weights("rope"))
+        options += ["--weights", str(tmp_path / folder / "rope.safetensors")]
+    out = str(tmp_path / "map.png")
+    result = CliRunner().invoke(command, ["occlusion", str(BUS), *options, "-o", out, "--json"])
+    assert json.loads(result.stdout).keys() == set(options[1::2])

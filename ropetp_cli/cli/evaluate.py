@@ -248,10 +248,11 @@ def occlusion(
     else:
         crop, truth = crop_of_picture(picture, device), None
     maps = {}
+    short = len({path.stem for path in files}) == len(files)
     for path in files or (None,):
         is_file = path is not None and path.suffix == ".safetensors"
         rope = load_rope(path if is_file else find_weights("rope", path), body)
-        label = path.stem if path else "rope"
+        label = (path.stem if short else str(path)) if path else "rope"
         maps[label] = measure(RopePredictor(rope, device), body, crop, keypoints, truth, side)
     if not cv2.imwrite(str(out), draw(crop, maps)):
         raise RopeTPError(f"{out}: cannot be written; name a .png in a directory that exists")
