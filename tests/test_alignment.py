@@ -11,10 +11,10 @@ from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, MIRROR
 from ropetp_cli.rope.alignment import align
-from ropetp_cli.rope.mirror import COCO_MIRROR
+from ropetp_cli.rope.mirror import COCO_MIRROR, look_twice
 from ropetp_cli.rope.network import Rope, RopeConfig, RopeOutput, load_rope, weak_perspective
 from ropetp_cli.rope.predictor import RopePredictor
-from ropetp_cli.rope.upright import REACH, UNSEEN, Views, upright_views
+from ropetp_cli.rope.upright import BOX, FAR, NEAR, Views, upright_views
 from ropetp_cli.weights import find_weights
 
 #: A standing stick figure's COCO keypoints, x right and y down, -1..1.
@@ -38,14 +38,15 @@ def test_anybody_is_turned_on_their_feet_and_kept_in_view(angle):
     views = upright_views(figure(angle))
     seen = views.points(figure(angle)[..., :2])[0]
     np.testing.assert_allclose(seen / views.scale[0], STANDING, atol=1e-6)
-    assert np.abs(seen).max() <= REACH + 1e-6
+    assert np.abs(seen).max() <= FAR + 1e-6
+    assert np.abs(upright_views(figure(angle), NEAR).points(figure(angle)[..., :2])).max() > FAR
     np.testing.assert_allclose(views.points_back(seen[None])[0], figure(angle)[0, :, :2], atol=1e-9)
 
 
 def test_an_unsure_detector_turns_nothing():
     views = upright_views(np.concatenate([figure(1.0, 0.1), np.zeros((1, 17, 3))]))
     np.testing.assert_array_equal(views.angle, 0)
-    np.testing.assert_array_equal(views.scale, UNSEEN)
+    np.testing.assert_allclose(views.scale, FAR / BOX)
 
 
 def test_pictures_turn_as_points_do():
@@ -122,24 +123,47 @@ def test_a_turned_crop_gives_the_turned_answer(rope):
     np.testing.assert_allclose(views.points(poses.joints2d), output.joints2d.numpy(), atol=1e-4)
 
 
-def test_mirrored_crops_get_mirrored_answers(monkeypatch):
+def test_mirrored_crops_get_mirrored_answers():
     """What Rope says of a person and of the person in a mirror differs, but not its mean."""
-    # A picture of nothing gets opposite answers, whose mean half precision could turn round.
-    monkeypatch.setattr("ropetp_cli.rope.predictor.has_bfloat16", lambda device: False)
-    body = load_body()
-    rope = load_rope(find_weights("rope"), body)
+    rope = load_rope(find_weights("rope"), load_body())
     rng = np.random.default_rng(5)
-    crops = cv2.GaussianBlur(rng.integers(0, 256, (256, 256, 3), np.uint8), (0, 0), 9)[None]
-    keypoints = figure(0.3)
-    across = keypoints[:, COCO_MIRROR] * [-1, 1, 1]
-    mirrored = np.ascontiguousarray(crops[:, :, ::-1])
+    crop = cv2.GaussianBlur(rng.integers(0, 256, (256, 256, 3), np.uint8), (0, 0), 9)
+    images = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+    keypoints = torch.from_numpy(figure(0.3)).float()
+    across = keypoints[:, COCO_MIRROR] * torch.tensor([-1.0, 1, 1])
 
-    def apart(quick: bool) -> float:
-        predictor = RopePredictor(rope, aligned=False, quick=quick)
-        one, other = predictor.predict(crops, keypoints), predictor.predict(mirrored, across)
-        flip = np.diag([-1.0, 1.0, 1.0])
+    def apart(look) -> float:
+        with torch.inference_mode():
+            one, other = look(images, keypoints), look(images.flip(-1), across)
+        flip = torch.diag(torch.tensor([-1.0, 1, 1]))
         turned = flip @ other.rotations[:, list(MIRROR)] @ flip
-        places = other.joints2d[:, list(MIRROR)] * [-1, 1]
-        return max(np.abs(turned - one.rotations).max(), np.abs(places - one.joints2d).max())
+        places = other.points[:, list(MIRROR)] * torch.tensor([-1.0, 1])
+        return max((turned - one.rotations).abs().max(), (places - one.points).abs().max())
 
-    assert apart(quick=False) < 0.02 < 0.1 < apart(quick=True)
+    def twice(*seen) -> RopeOutput:
+        return look_twice(rope, seen, seen, torch.ones(1))
+
+    assert apart(twice) < 0.02 < 0.1 < apart(rope)
+
+
+def test_what_is_seen_from_afar_is_brought_near():
+    """A network that finds every joint at the first keypoint, as large as that is low."""
+
+    class Seer:
+        joints = staticmethod(lambda rotations, betas: torch.zeros(len(betas), 24, 3))
+
+        def __call__(self, images, keypoints):
+            count, low = len(images), keypoints[:, 0, 1:2]
+            place = keypoints[:, :1, :2].expand(-1, 24, -1)
+            eyes = torch.eye(3).expand(count, 24, 3, 3)
+            cam = torch.cat([low, torch.zeros(count, 2)], dim=1)
+            rest = torch.zeros(count, 10), cam, place, place, place
+            return RopeOutput(eyes, *rest, low.log().expand(-1, 24), torch.zeros(count, 24), {})
+
+    keypoints, zoom = torch.rand(3, 17, 3) + 0.2, torch.tensor([1.0, 0.7, 0.5])
+    images = torch.zeros(3, 3, 8, 8)
+    far = keypoints * torch.stack([zoom, zoom, torch.ones(3)], dim=-1)[:, None]
+    found = look_twice(Seer(), (images, keypoints), (images, far), zoom)
+    torch.testing.assert_close(found.points, keypoints[:, :1, :2].expand(-1, 24, -1))
+    torch.testing.assert_close(found.cam[:, :1], keypoints[:, 0, 1:2])
+    torch.testing.assert_close(found.log_spread[:, :1], keypoints[:, 0, 1:2].log())

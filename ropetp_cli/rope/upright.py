@@ -15,11 +15,11 @@ _SHOULDERS, _HIPS = [5, 6], [11, 12]
 SURE = 0.3
 #: Nor does a trunk shorter than this, in half crops: it points at the camera or away.
 SHORTEST = 0.12
-#: How far out keypoints may lie after the turn, in half crops: people are seen best from a little
-#: way off, with their surroundings.
-REACH = 0.68
-#: How a crop is shrunk in which no keypoint is seen: a person's box reaches 1 / 1.2 of the way out.
-UNSEEN = 0.82
+#: How far out keypoints may lie after the turn, in half crops. From a little way off people are
+#: seen best, with their surroundings; from near by in more detail.
+FAR, NEAR = 0.68, 0.88
+#: How far out people reach in crops made for them.
+BOX = 1 / 1.2
 
 
 @dataclass
@@ -64,8 +64,9 @@ class Views:
         return views
 
 
-def upright_views(keypoints: np.ndarray) -> Views:
-    """Views of crops with ``keypoints`` [N, 17, 3] (x, y in -1..1, confidence)."""
+def upright_views(keypoints: np.ndarray, reach: float = FAR) -> Views:
+    """Views of crops with ``keypoints`` [N, 17, 3] (x, y in -1..1, confidence), made smaller where
+    people reach farther out than ``reach``; where no keypoint is seen, they reach out to BOX."""
     sure = keypoints[..., 2] > SURE
     up = _middle(keypoints, sure, _SHOULDERS) - _middle(keypoints, sure, _HIPS)
     known = sure[:, _SHOULDERS].any(axis=1) & sure[:, _HIPS].any(axis=1)
@@ -73,7 +74,8 @@ def upright_views(keypoints: np.ndarray) -> Views:
     angle = np.where(known, -np.arctan2(up[:, 0], -up[:, 1]), 0.0)
     views = Views(angle, np.ones(len(angle)))
     outermost = (np.abs(views.points(keypoints[..., :2])).max(axis=-1) * sure).max(axis=1)
-    views.scale = np.where(sure.any(axis=1), REACH / np.maximum(outermost, REACH), UNSEEN)
+    outermost[~sure.any(axis=1)] = BOX
+    views.scale = reach / np.maximum(outermost, reach)
     return views
 
 

@@ -18,7 +18,7 @@ from ropetp_cli.body.skeleton import MIRROR
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.losses import IGNORED, RopeTargets
 from ropetp_cli.rope.mirror import COCO_MIRROR
-from ropetp_cli.rope.upright import upright_views
+from ropetp_cli.rope.upright import FAR, NEAR, upright_views
 from ropetp_cli.training.augment import degrade
 
 BACKGROUND = 24
@@ -189,7 +189,7 @@ def augment(sample: Sample, rng: np.random.Generator, other: np.ndarray, rendere
         sample = sample.flipped()
     angle, scale = rng.normal(0, np.radians(10)), np.exp(rng.normal(0, 0.1))
     if rng.random() < 0.85:
-        view = upright_views(sample.keypoints[None])
+        view = upright_views(sample.keypoints[None], rng.uniform(FAR, NEAR))
         angle, scale = angle + view.angle[0], scale * view.scale[0]
     elif rng.random() < 0.5:
         angle = rng.uniform(-np.pi, np.pi) / 2

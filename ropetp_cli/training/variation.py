@@ -4,6 +4,7 @@ The same changes as :func:`ropetp_cli.training.crops.augment` makes one crop at 
 turn, size and place, something before the person, light and lost detail. Compression is left out.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ropetp_cli.body.skeleton import MIRROR
 from ropetp_cli.rope.losses import IGNORED, RopeTargets
 from ropetp_cli.rope.mirror import COCO_MIRROR
+from ropetp_cli.rope.upright import FAR, NEAR
 from ropetp_cli.training.crops import BACKGROUND
 
 #: How far crops are turned, enlarged and shifted: radians, logarithm, half crops.
@@ -72,7 +74,8 @@ def varied(crops: Crops) -> Crops:
     upright = chance(0.85)
     anyhow = torch.where(chance(0.5), torch.rand_like(angle) - 0.5, angle / torch.pi) * torch.pi
     angle = torch.where(upright, angle + crops.angle, anyhow)
-    scale = torch.where(upright, scale * crops.scale, scale)
+    nearer = torch.exp(torch.rand_like(scale) * math.log(NEAR / FAR))
+    scale = torch.where(upright, scale * (crops.scale * nearer).clamp(max=1), scale)
     crops = moved(crops, angle, scale, SHIFT * torch.randn(count, 2, device=device))
     few, many = COVERED
     share = torch.where(crops.rendered, few, many)
