@@ -46,6 +46,7 @@ from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
 from ropetp_cli.rope.temporal import TemporalRefiner, as_seen, load_temporal
+from ropetp_cli.rope.upright import NEAR
 from ropetp_cli.runs import (
     REPORT,
     earlier_files,
@@ -152,7 +153,7 @@ class Models:
         self.body = load_body(options.body)
         self.rope = RopePredictor(
             load_rope(find_weights("rope", options.weights), self.body), self.device,
-            quick=options.quick,
+            quick=options.quick, reach=NEAR,
         )  # fmt: skip
         self.refiner = TemporalRefiner(
             load_temporal(find_weights("temporal", options.weights)), self.device

@@ -13,6 +13,7 @@ from ropetp_cli.evaluation.metrics import mpjpe, pa_mpjpe, pve
 from ropetp_cli.rope.blazepose import import_tflite
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
+from ropetp_cli.rope.upright import FAR, NEAR
 from ropetp_cli.training.crops import CropSet
 
 #: LSP's 14 joints; the first twelve are limbs, each at an SMPL joint.
@@ -108,14 +109,17 @@ def evaluate_sets(
     alone: bool = False,
     aligned: bool = True,
     quick: bool = False,
+    near: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints and,
     if ``teacher``, a .tflite file, is given, BlazePose's.
 
     ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment;
-    ``quick``: without the mirror.
+    ``quick``: without the mirror; ``near``: looked at as frames of a video are.
     """
-    predictor = RopePredictor(load_rope(weights, body), device, aligned, quick)
+    predictor = RopePredictor(
+        load_rope(weights, body), device, aligned, quick, NEAR if near else FAR
+    )
     net = import_tflite(teacher).eval().to(device) if teacher else None
     found = {}
     for name in names:

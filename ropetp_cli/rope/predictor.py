@@ -1,17 +1,17 @@
 """Rope on batches of crops, as the tool uses it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.rope.alignment import align
 from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
-from ropetp_cli.rope.upright import NEAR, Views, upright_views
+from ropetp_cli.rope.upright import FAR, Views, upright_views
 
 
 @dataclass
@@ -64,14 +64,23 @@ def has_bfloat16(device: torch.device) -> bool:
 
 class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment,
-    ``quick`` the second look, from nearer, which takes as long again."""
+    ``quick`` the mirror, which takes as long again. ``reach``: from how far away people are looked
+    at (``rope.upright``); what Rope over time was trained behind is NEAR."""
 
-    def __init__(self, rope: Rope, device: str = "cpu", aligned: bool = True, quick: bool = False):
+    def __init__(
+        self,
+        rope: Rope,
+        device: str = "cpu",
+        aligned: bool = True,
+        quick: bool = False,
+        reach: float = FAR,
+    ):
         keep_freed_memory()
         self.device = torch.device(device)
         self.rope = rope.eval().to(self.device, memory_format=torch.channels_last)
         self.aligned = aligned
-        self.quick = quick
+        self.reach = reach
+        self.look = self.rope if quick else partial(look_twice, self.rope)
 
     @torch.inference_mode()
     def predict(self, crops: np.ndarray, keypoints: np.ndarray | None = None) -> CropPoses:
@@ -86,24 +95,14 @@ class RopePredictor:
         return self._second_look(crops, self._look(crops, keypoints))
 
     def _look(self, crops: np.ndarray, keypoints: np.ndarray) -> CropPoses:
-        far, near = upright_views(keypoints), upright_views(keypoints, NEAR)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
-            if self.quick:
-                output = self.rope(*self._seen(far, crops, keypoints))
-            else:
-                zoom = torch.from_numpy(far.scale / near.scale).float().to(self.device)
-                both = (self._seen(views, crops, keypoints) for views in (near, far))
-                output = look_twice(self.rope, *both, zoom)
-        return self.answers(output, far if self.quick else near)
-
-    def _seen(
-        self, views: Views, crops: np.ndarray, keypoints: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        """What the network is shown: pictures [N, 3, 256, 256] 0..1 and keypoints [N, 17, 3]."""
+        views = upright_views(keypoints, self.reach)
         images = torch.from_numpy(views.images(crops)).to(self.device)
         images = images.permute(0, 3, 1, 2).float().div_(255.0)
         images = images.contiguous(memory_format=torch.channels_last)
-        return images, torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
+        seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
+            output = self.look(images, seen)
+        return self.answers(output, views)
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's

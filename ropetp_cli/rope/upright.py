@@ -15,8 +15,8 @@ _SHOULDERS, _HIPS = [5, 6], [11, 12]
 SURE = 0.3
 #: Nor does a trunk shorter than this, in half crops: it points at the camera or away.
 SHORTEST = 0.12
-#: How far out keypoints may lie after the turn, in half crops. From a little way off people are
-#: seen best, with their surroundings; from near by in more detail.
+#: How far out keypoints may lie after the turn, in half crops. Single pictures are read best from a
+#: little way off; Rope over time was trained behind looks from near by.
 FAR, NEAR = 0.68, 0.88
 #: How far out people reach in crops made for them.
 BOX = 1 / 1.2

@@ -25,6 +25,7 @@ from ropetp_cli.people.crops import CROP_PX, CROP_SCALE
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor
+from ropetp_cli.rope.upright import NEAR
 from ropetp_cli.training.augment import degrade
 from ropetp_cli.training.detections import person_boxes
 from ropetp_cli.training.mocap import Clip, load_turned_clips
@@ -191,7 +192,7 @@ def film_all(
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
     figure, backdrops = Figure(body), Backdrops(photos)
-    rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick)
+    rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick, reach=NEAR)
     detector = Detector()
     rng = np.random.default_rng(seed)
     windows, firsts = choose_windows(clips, count, frames, rng)
