@@ -150,7 +150,8 @@ def test_a_leg_on_fresh_crops_trains_the_trunk(data, mocap, tmp_path):
     trace_detector(Detector(), tmp_path / "detector.pt")
     options = TrainOptions(
         data=data, out=tmp_path / "rope.safetensors", sets=("real_train",), share=(0.5, 0.5),
-        tests=("syn_test",), train_trunk=True, start=find_weights("rope"), steps=2, batch=4,
+        tests=("syn_test",), train_trunk=True, train_after="pose16",
+        start=find_weights("rope"), steps=2, batch=4,
         minutes=5, device="cpu", fresh=mocap, detector=tmp_path / "detector.pt", capacity=16,
     )  # fmt: skip
     found = train(options, log=lambda line: None)

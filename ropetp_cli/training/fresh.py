@@ -69,9 +69,10 @@ class FreshCrops(torch.utils.data.IterableDataset):
         return Studio(Figure(load_body()), PoseSource(poses), Backdrops(strips))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Labels]]:
-        cv2.setNumThreads(1)
-        torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
+        if worker:  # the other cores are the other processes'
+            cv2.setNumThreads(1)
+            torch.set_num_threads(1)
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         studio = self.studio()
         while True:
