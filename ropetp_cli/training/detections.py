@@ -114,7 +114,8 @@ class TracedDetector:
         missing = TRACED_BATCH - len(images)
         if missing:
             images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
-        found = self.net(images)[: len(crops)].transpose(1, 2)
+        with torch.jit.optimized_execution(False):  # compiling would not pay
+            found = self.net(images)[: len(crops)].transpose(1, 2)
         center, half = found[..., :2], found[..., 2:4] / 2
         corners = torch.stack([center - half, center + half], dim=2)
         corners = _turned_back(corners.clamp(0, CROP_PX), turn)
