@@ -33,7 +33,7 @@ from ropetp_cli.rope.temporal import (
     save_temporal,
     to_local,
 )
-from ropetp_cli.training.imagined import GOES_WITH, Imagination
+from ropetp_cli.training.imagined import GOES_WITH, Errors, Imagination, errors_like
 from ropetp_cli.training.mocap import Clip
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 from ropetp_cli.training.temporal import (
@@ -341,6 +341,30 @@ def test_imagined_people_lose_depth_and_nothing_else(imagination, seed):
     assert ((flat * before).sum(1) > 0.97)[np.abs(was[:, 2]) < 0.2].all()
     wrist = window.frames.keypoints[0, :, 9, :2].numpy() - true[:, JOINT_INDEX["left_wrist"], :2]
     assert np.linalg.norm(wrist, axis=1).max() < 0.3  # 3 cm, and perspective
+
+
+def test_errors_are_borrowed_from_what_looks_most_alike():
+    rng = np.random.default_rng(0)
+
+    def lender(middle: float, off: float) -> Errors:
+        looks = middle + np.cumsum(rng.normal(0, 0.05, (40, 72)), axis=0)
+        seen = np.ones((40, 17))
+        return Errors(
+            np.full((40, 24, 3), off) + np.arange(40)[:, None, None], np.full((40, 17, 2), off),
+            seen, np.ones((40, 24)), np.ones(24), looks,
+        )  # fmt: skip
+
+    lenders = [lender(-3.0, 1.0), lender(0.0, 2.0), lender(3.0, 3.0)]
+    lenders[1].seen[20:] = 0
+    found = errors_like(lenders[1].looks[7:30] + rng.normal(0, 0.001, (23, 72)), lenders)
+    np.testing.assert_allclose(found.turns, lenders[1].turns[7:30])
+    np.testing.assert_array_equal(found.seen, lenders[1].seen[7:30])
+    np.testing.assert_array_equal(found.keypoints[13:], 0)
+    there = np.concatenate([lenders[0].looks[:21], lenders[2].looks[19:]])
+    found = errors_like(there, lenders)
+    assert len(found) == len(there)
+    np.testing.assert_allclose(found.turns[:20], lenders[0].turns[:20])
+    np.testing.assert_allclose(found.turns[25:], lenders[2].turns[23:])
 
 
 def test_training_imagines_windows_of_motion_capture(tmp_path, body):

@@ -2,9 +2,10 @@
 over time on: of films there are too few.
 
 Filming a minute takes minutes; reckoning where limbs come to lie in a picture takes none. What was
-not filmed borrows its errors from a filmed window (how far off every joint is, which keypoints are
-seen and how far from where they should be), and its limbs lose some of their depth, as they do in
-Rope's eyes.
+not filmed borrows its errors from what was (how far off every joint is, which keypoints are seen
+and how far from where they should be): mostly from the frames of other windows in which people look
+most like it, for Rope errs alike on what looks alike; else from any window, and then its limbs lose
+some of their depth, as they do in Rope's eyes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ropetp_cli.body.rotations import (
     matrix_to_axis_angle,
     matrix_to_rot6d,
 )
-from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, NUM_JOINTS, PARENTS
 from ropetp_cli.camera.placement import look_along
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.temporal import Frames, speed_in_crops
@@ -35,6 +36,10 @@ from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 WOBBLE, WOBBLE_FRAMES = 0.025, 5.0
 #: How high, m, a camera may hang: as a guard's, higher than those of the films.
 HIGHEST = 6.0
+#: How often errors come from frames that look alike, of one in so many windows; so many frames
+#: apart they are sought, the so many most alike, and going on elsewhere costs so much, in lengths
+#: of a leg.
+LIKE, LENDERS, KEY, ALIKE, JUMP = 0.7, 2, 5, 8, 0.1
 #: The joint each COCO keypoint goes with: nose, eyes and ears with the head, the others their own.
 GOES_WITH = tuple(
     JOINT_INDEX[name]
@@ -50,20 +55,81 @@ _LIMB_OF = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 3, 4, 3, 4,
 class Errors:
     """What was wrong in a filmed window of N frames: turns [N, 24, 3] rad in crop axes; keypoints
     [N, 17, 2] m, off from where they should be, and their confidence [N, 17]; confidence [N, 24];
-    lengths [24], seen over true."""
+    lengths [24], seen over true. ``looks`` [N, 72]: the true joints about the pelvis in crop axes,
+    in lengths of a leg."""
 
     turns: np.ndarray
     keypoints: np.ndarray
     seen: np.ndarray
     confidence: np.ndarray
     lengths: np.ndarray
+    looks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def at(self, index: np.ndarray) -> "Errors":
+        """The frames at ``index``."""
+        over = (self.turns, self.keypoints, self.seen, self.confidence)
+        return Errors(*(value[index] for value in over), self.lengths, self.looks[index])
 
     def stretched(self, count: int) -> "Errors":
         """For ``count`` frames, there and back again."""
-        last = len(self.turns) - 1
-        index = last - np.abs(np.arange(count) % (2 * last) - last)
-        over = (self.turns, self.keypoints, self.seen, self.confidence)
-        return Errors(*(value[index] for value in over), self.lengths)
+        last = len(self) - 1
+        return self.at(last - np.abs(np.arange(count) % (2 * last) - last))
+
+    def towards(self, other: "Errors", share: np.ndarray) -> "Errors":
+        """``share`` [N] of the way to the ``other``; a keypoint counts where both saw it."""
+        mixed = {}
+        for name in ("turns", "keypoints", "seen", "confidence", "looks"):
+            one, two = getattr(self, name), getattr(other, name)
+            mixed[name] = one + share.reshape(-1, *[1] * (one.ndim - 1)) * (two - one)
+        mixed["seen"] = mixed["seen"] * (self.seen > 0) * (other.seen > 0)
+        mixed["keypoints"] = mixed["keypoints"] * (mixed["seen"][..., None] > 0)
+        return Errors(lengths=self.lengths, **mixed)
+
+    @classmethod
+    def joined(cls, parts: list["Errors"]) -> "Errors":
+        """Windows laid end to end; the lengths are the first one's."""
+        over = ("turns", "keypoints", "seen", "confidence", "looks")
+        values = {name: np.concatenate([getattr(part, name) for part in parts]) for name in over}
+        return cls(lengths=parts[0].lengths, **values)
+
+
+def errors_like(looks: np.ndarray, lenders: list[Errors]) -> Errors:
+    """The errors that ``lenders`` made on what looks most like ``looks`` [N, 72].
+
+    Every few frames the most alike are sought, and among them the way through the lenders that
+    costs least: how unlike each is, and :data:`JUMP` wherever it does not just go on in the window.
+    """
+    count = len(looks)
+    keys = np.unique(np.append(np.arange(0, count, KEY), count - 1))
+    pool = Errors.joined(lenders)
+    ends = np.cumsum([len(lender) for lender in lenders])
+    asked, offered = (torch.as_tensor(v, dtype=torch.float32) for v in (looks[keys], pool.looks))
+    unlike, alike = torch.cdist(asked, offered).topk(min(ALIKE, len(pool)), largest=False)
+    unlike, alike = unlike.double().numpy() / NUM_JOINTS**0.5, alike.numpy()
+    window = np.searchsorted(ends, alike, side="right")
+    cost, came_from = unlike[0], []
+    for k in range(1, len(keys)):
+        ahead = alike[k] - alike[k - 1][:, None] - (keys[k] - keys[k - 1])
+        follows = (window[k] == window[k - 1][:, None]) & (np.abs(ahead) <= KEY // 2)
+        total = cost[:, None] + JUMP * ~follows
+        came_from.append(total.argmin(0))
+        cost = total.min(0) + unlike[k]
+    way = [int(cost.argmin())]
+    for before in reversed(came_from):
+        way.insert(0, int(before[way[0]]))
+    frame, of = (values[np.arange(len(keys)), way] for values in (alike, window))
+    low, high = np.append(0, ends)[of], ends[of] - 1
+
+    times = np.arange(count)
+    last = np.clip(np.searchsorted(keys, times, side="right") - 1, 0, len(keys) - 1)
+    following = np.minimum(last + 1, len(keys) - 1)
+    on, back = (
+        pool.at(np.clip(frame[k] + times - keys[k], low[k], high[k])) for k in (last, following)
+    )
+    return on.towards(back, (times - keys[last]) / np.maximum(keys[following] - keys[last], 1))
 
 
 class Imagination:
@@ -110,19 +176,28 @@ class Imagination:
         turn = look_along((flat.min(1) + flat.max(1)) / 2, 1.0, np.zeros(2))
         turned[:, 0] = turn.swapaxes(-1, -2) @ turned[:, 0]
         columns = local_to_global(turned)
-        errors = self.errors[rng.integers(len(self.errors))].stretched(len(clip))
-        return self._seen(columns, seen @ turn, pelvis, turn, camera[:, 1], rest, errors, rng)
+        placed = seen @ turn
+        if alike := rng.random() < LIKE:
+            chosen = rng.permutation(len(self.errors))[: -(-len(self.errors) // LENDERS)]
+            errors = errors_like(looks_of(placed, rest), [self.errors[k] for k in chosen])
+        else:
+            errors = self.errors[rng.integers(len(self.errors))].stretched(len(clip))
+        up = camera[:, 1]
+        return self._seen(columns, placed, pelvis, turn, up, rest, errors, alike, rng)
 
     def _seen(
         self, columns: np.ndarray, placed: np.ndarray, pelvis: np.ndarray, turn: np.ndarray,
-        up: np.ndarray, rest: np.ndarray, errors: Errors, rng: np.random.Generator,
+        up: np.ndarray, rest: np.ndarray, errors: Errors, alike: bool, rng: np.random.Generator,
     ) -> Window:  # fmt: skip
         """``columns`` [N, 24, 3, 3] in crop axes and joints ``placed`` [N, 24, 3] m before the
-        camera that looks at the crop; ``up`` [3] in the camera's axes."""
+        camera that looks at the crop; ``up`` [3] in the camera's axes; ``alike``: whether the
+        ``errors`` are those made on people who look so."""
         count = len(columns)
-        strength = rng.uniform(0.3, 1.0)
-        off = axis_angle_to_matrix(strength * errors.turns * [1.0, 1.0, 0.5])
-        flattened = off @ _flatter(placed, rng) @ columns
+        if alike:
+            wrong = axis_angle_to_matrix(rng.uniform(0.8, 1.2) * errors.turns) @ columns
+        else:
+            off = axis_angle_to_matrix(rng.uniform(0.3, 1.0) * errors.turns * [1.0, 1.0, 0.5])
+            wrong = off @ _flatter(placed, rng) @ columns
         bones = rest.copy()
         for joint, parent in enumerate(PARENTS[1:], start=1):
             bones[joint] = bones[parent] + (rest[joint] - rest[parent]) * errors.lengths[joint]
@@ -137,7 +212,7 @@ class Imagination:
         wobble = gaussian_filter1d(rng.normal(0, 1, (count, 1)), WOBBLE_FRAMES, axis=0)
         nearer = np.exp(WOBBLE * wobble / wobble.std())
         velocity = speed_in_crops(pelvis * nearer, turn, self.fps)
-        given = (matrix_to_rot6d(flattened), bones, keypoints, errors.confidence, velocity)
+        given = (matrix_to_rot6d(wrong), bones, keypoints, errors.confidence, velocity)
         frames = Frames(
             *(torch.as_tensor(value, dtype=torch.float32)[None] for value in given), torch.ones(1)
         )
@@ -194,4 +269,11 @@ def _errors(window: Window, offsets: np.ndarray) -> Errors:
         for r in (window.frames.rest, window.true_rest)
     )
     confidence = window.frames.confidence[0].double().numpy()
-    return Errors(turns, away, seen, confidence, np.append(1.0, long / true_long))
+    looks = looks_of(joints, window.true_rest[0].double().numpy())
+    return Errors(turns, away, seen, confidence, np.append(1.0, long / true_long), looks)
+
+
+def looks_of(joints: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Joints [N, 24, 3] m in crop axes, as what to tell poses apart by, [N, 72]: about the pelvis,
+    in lengths of a leg of rest joints [24, 3] m."""
+    return ((joints - joints[:, :1]) / leg_length(rest)).reshape(len(joints), -1)
