@@ -22,7 +22,7 @@ from ropetp_cli.training.detections import (
     trace_detector,
 )
 from ropetp_cli.training.fresh import FreshCrops, Pool, Studios, pool_of
-from ropetp_cli.training.rope import TrainOptions, train
+from ropetp_cli.training.rope import RelativeSteps, TrainOptions, rate_share, train
 from ropetp_cli.training.variation import Crops, degraded, flipped, hidden, moved, varied
 from ropetp_cli.weights import find_weights
 
@@ -111,6 +111,9 @@ def test_what_hides_a_person_hides_mask_and_keypoints_too(crops):
     part, before = after.targets.part, crops.targets.part
     assert (part[part != before] == BACKGROUND).all() and (part != before).any()
     assert (after.keypoints[..., 2] <= crops.keypoints[..., 2]).all()
+    doubted = after.keypoints[..., 2] < crops.keypoints[..., 2]
+    elsewhere = (after.keypoints[..., :2] != crops.keypoints[..., :2]).any(-1)
+    assert doubted.any() and torch.equal(elsewhere, doubted)
     unknown = torch.full_like(before, IGNORED)
     real = replace(crops, targets=replace(crops.targets, part=unknown))
     assert (hidden(real, white).targets.part == IGNORED).all()
@@ -144,6 +147,32 @@ def test_the_traced_detector_sees_what_the_detector_sees(data, tmp_path):
     assert (off < 0.02).mean() > 0.8
     with pytest.raises(RopeTPError, match="no traced detector"):
         TracedDetector(tmp_path / "none.pt")
+
+
+def test_steps_are_as_large_as_what_they_change():
+    """Filters of one layer that differ a hundredfold each change by the same share."""
+    filters = torch.tensor([1.0, 0.1, 10.0]).view(3, 1, 1, 1) * torch.ones(3, 1, 3, 3)
+    weights = [torch.nn.Parameter(filters.clone()), torch.nn.Parameter(torch.tensor([4.0, 400.0]))]
+    other = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW(
+        [{"params": weights, "lr": 0.02, "weight_decay": 0}, {"params": [other], "lr": 0.1}], eps=0
+    )
+    steps = RelativeSteps(weights)
+    for each in (*weights, other):
+        each.grad = torch.full_like(each, 1e-6)
+    steps.step(optimizer)
+    share = (1 - weights[0] / filters).detach().flatten(1).mean(1)
+    assert share.tolist() == pytest.approx([0.02, 0.02, 0.02], rel=1e-3)
+    size = 0.3 * ((4.0**2 + 400.0**2) / 2) ** 0.5
+    moved = torch.tensor([4.0, 400.0]) - weights[1].detach()
+    assert moved.tolist() == pytest.approx([0.02 * size] * 2, rel=1e-3)
+    assert other.tolist() == pytest.approx([0.9, 0.9], rel=2e-3)
+
+
+def test_a_leg_warms_up_and_cools_down():
+    assert rate_share(0, 0.0) < 0.01 and rate_share(0, 0.025) == pytest.approx(0.5, rel=0.01)
+    assert rate_share(400, 0.01) == pytest.approx(1, rel=0.01)
+    assert rate_share(30, 0.5) == pytest.approx(0.51) and rate_share(30, 1.0) == pytest.approx(0.02)
 
 
 def test_a_leg_on_fresh_crops_trains_the_trunk(data, mocap, tmp_path):

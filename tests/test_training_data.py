@@ -435,10 +435,11 @@ def test_keypoints_go_where_the_labels_go(seed):
     rng = np.random.default_rng(seed)
     sample = labelled_sample(rng)
     after = augment(sample, rng, sample.image, rendered=False)
-    for coco, name in LIMB_KEYPOINTS.items():
-        np.testing.assert_allclose(
-            after.keypoints[coco, :2], after.joints2d[JOINT_INDEX[name]], atol=1e-5
-        )
+    rows, joints = list(LIMB_KEYPOINTS), [JOINT_INDEX[n] for n in LIMB_KEYPOINTS.values()]
+    off = np.linalg.norm(after.keypoints[rows, :2] - after.joints2d[joints], axis=1)
+    sure = after.keypoints[rows, 2] > 0.8
+    assert (off[sure] < 1e-5).all()
+    assert (off[~sure] > 1e-4).all()  # what is hidden is found elsewhere, if at all
     assert (after.keypoints[:, 2] <= sample.keypoints[:, 2].max()).all()
 
 

@@ -76,11 +76,15 @@ def rope_loss(
     either at the camera or away the mean of both is neither."""
     has = targets.has_pose
     count = has.sum().clamp(min=1)
+    # A pose fitted to a photograph's joints says little of the shape; rendered crops know theirs.
+    shaped = has * (targets.part != IGNORED).flatten(1).any(1)
     terms = {
         "pose": (
             (output.rotations - targets.rotations).square().sum((-1, -2)).mean(-1) * has
         ).sum() / count,
-        "betas": ((output.betas - targets.betas).square().sum(-1) * has).sum() / count,
+        "betas": (
+            (output.betas - targets.betas).square().sum(-1) * shaped
+        ).sum() / shaped.sum().clamp(min=1),
         "joints": (
             F.smooth_l1_loss(output.joints, targets.joints, beta=0.03, reduction="none")
             .sum(-1).mean(-1) * has

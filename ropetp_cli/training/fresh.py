@@ -93,6 +93,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.rows: dict[str, Tensor] = {}
+        self.lock = threading.Lock()
 
     def __len__(self) -> int:
         return min(self.drawn, self.capacity)
@@ -116,14 +117,16 @@ class Pool:
                 for name, value in new.items()
             }  # fmt: skip
         places = (self.drawn + torch.arange(len(samples))) % self.capacity
-        for name, value in new.items():
-            self.rows[name][places.to(self.device)] = value.to(self.device)
-        self.drawn += len(samples)
+        with self.lock:
+            for name, value in new.items():
+                self.rows[name][places.to(self.device)] = value.to(self.device)
+            self.drawn += len(samples)
 
     def draw(self, count: int) -> Crops:
         """``count`` random crops."""
         index = torch.randint(len(self), (count,), device=self.device)
-        take = {name: value[index] for name, value in self.rows.items()}
+        with self.lock:
+            take = {name: value[index] for name, value in self.rows.items()}
         images = take.pop("images").permute(0, 3, 1, 2).float() / 255
         rest = {name: take.pop(name) for name in ("keypoints", "angle", "scale")}
         rendered = torch.full((count,), self.rendered, device=self.device)

@@ -34,7 +34,7 @@ from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.crops import CropSet, Sample, augment, collate
 from ropetp_cli.training.fresh import FreshCrops, Studios, pool_of
-from ropetp_cli.training.variation import Crops, varied
+from ropetp_cli.training.variation import Crops, misplaced, varied
 
 #: The rows of the paper's Table 4, as changes to the network.
 TABLE_4 = {
@@ -48,6 +48,11 @@ TABLE_4 = {
 }  # fmt: skip
 TARGET_FIELDS = tuple(RopeTargets.__dataclass_fields__)
 TRUNK = "backbone.net."
+#: Biases of a trunk may move by this share of their size where filters move by all of theirs: what
+#: comes out then changes about as much.
+BIAS_SHARE = 0.3
+#: A leg's first steps, for which a device gets ready, do not count as training time.
+UNTIMED = 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class TrainOptions:
     which of :data:`TABLE_4`; ``start``: weights to begin from, with a fresh optimizer;
     ``grid``: places across the map of a BlazePose backbone, if others than those weights have;
     ``train_after``: the trunk's map up to which it stays frozen in spite of ``train_trunk``;
-    ``trunk_rate``: a pretrained trunk's highest learning rate, as a share of each weight's
+    ``trunk_rate``: a pretrained trunk's highest learning rate, as a share of each filter's
     size; ``fresh``: motion capture to draw new crops of while training, beside the ``sets``, on
     which ``detector``, a traced one, looks; ``share`` then begins with how often a row is one of
     them, and ``capacity`` is how many are kept."""
@@ -148,6 +153,7 @@ def spoil(keypoints: Tensor) -> Tensor:
     place = keypoints[..., :2] + 0.012 * torch.randn_like(keypoints[..., :2])
     doubted = random(points) < 0.25 * random(1)
     confidence = torch.where(doubted, 0.4 * random(points), 1.0) * keypoints[..., 2]
+    place = torch.where(doubted[..., None], misplaced(place, confidence), place)
     confidence = confidence * (random(1) > 0.1)
     return torch.cat([place, confidence[..., None]], dim=-1)
 
@@ -388,21 +394,46 @@ def score(found: dict[str, dict[str, float]]) -> float:
     return total
 
 
-def size_of(weights: Tensor) -> float:
-    """Root mean square. A trunk whose normalisation was folded into its filters has layers a
-    hundred times as large as others, and one step for all of them tears the small ones apart."""
-    return max(float(weights.detach().square().mean().sqrt()), 1e-4)
+def size_of(weights: Tensor) -> Tensor:
+    """How large a step may be that changes a pretrained trunk's ``weights`` by all of themselves:
+    the root mean square of every filter, or a share of that of all biases of a layer."""
+    whole = weights.detach().square().mean().sqrt()
+    if weights.ndim < 2:
+        return BIAS_SHARE * whole.clamp(min=1e-4)
+    filters = weights.detach().square().mean(tuple(range(1, weights.ndim)), keepdim=True).sqrt()
+    return filters.clamp(min=max(float(whole) / 100, 1e-6))
+
+
+class RelativeSteps:
+    """Makes an optimizer's steps relative to the size of what they change (:func:`size_of`).
+
+    A trunk whose normalisation was folded into its filters has some a thousand times as large as
+    others, in one layer too; one step for all of them tears the small ones apart.
+    """
+
+    def __init__(self, weights: list[torch.nn.Parameter]):
+        self.weights = weights
+        self.sizes = [size_of(each) for each in weights]
+
+    @torch.no_grad()
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimizer's step, that of the weights scaled."""
+        before = [each.detach().clone() for each in self.weights]
+        optimizer.step()
+        for each, old, size in zip(self.weights, before, self.sizes, strict=True):
+            each.copy_(old + (each - old) * size)
 
 
 def rate_share(step: int, done: float, warm_up: int = 200) -> float:
     """The learning rate at ``step``, when the share ``done`` of the training is over, as a share of
-    the highest: a short warm-up, then a cosine."""
+    the highest: a warm-up of so many steps or a twentieth of the training, then a cosine."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1)))
-    return min((step + 1) / warm_up, 1) * (0.02 + 0.98 * cosine)
+    return min(max((step + 1) / warm_up, 20 * done), 1) * (0.02 + 0.98 * cosine)
 
 
 def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
-    """Run one leg; returns the figures of the weights written to ``options.out``.
+    """Run one leg; returns the figures of the weights written to ``options.out`` (where an
+    earlier leg's are better and stay: of its own last).
 
     Beside them stands ``OUT.ckpt`` with everything the next leg needs.
     """
@@ -448,9 +479,12 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     average = Average(rope, None if options.train_trunk else TRUNK)
     trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
     rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
-    groups = [{"params": rest, "lr": options.rate}]
+    groups: list[dict] = [{"params": rest, "lr": options.rate}]
+    relative = None
     if options.train_trunk and isinstance(rope.backbone, BlazePoseBackbone):
-        groups += [{"params": [p], "lr": options.trunk_rate * size_of(p)} for p in trunk]
+        trunk = [p for p in trunk if p.requires_grad]
+        relative = RelativeSteps(trunk)
+        groups.append({"params": trunk, "lr": options.trunk_rate, "weight_decay": 0, "eps": 1e-12})
     elif options.train_trunk:
         groups.append({"params": trunk, "lr": options.rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02, fused=device == "cuda")
@@ -459,13 +493,13 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     if state:
         average.rope.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-    best = state["best"] if state else math.inf
+    best, written = state["best"] if state else math.inf, None
 
     def drawn() -> str:
         return f"{studios.pool.drawn} crops drawn, " if options.fresh else ""
 
     def checkpoint() -> dict[str, dict[str, float]]:
-        nonlocal best
+        nonlocal best, written
         torch.save(
             {
                 "rope": rope.state_dict(),
@@ -480,21 +514,24 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         found = figures(average.rope.eval(), tests, body, device)
         kept = score(found) < best
         if kept:
-            best = score(found)
+            best, written = score(found), found
             save_rope(average.rope, options.out)
         log(f"step {step}: {json.dumps(found)}{' *' if kept else ''}")
-        return found
+        return written or found
 
     weights = LossWeights()
-    began = time.perf_counter()
+    began = timed = time.perf_counter()
+    ends = began + 60 * options.minutes
     between = 60 * options.check_minutes
     next_check = began + min(between, 20 * options.minutes)
     sums: dict[str, Tensor] = {}
     counted = 0
-    for batch in stream:
-        leg = (time.perf_counter() - began) / (60 * options.minutes)
-        done = step / options.steps if options.steps else leg
-        if done >= 1 or leg >= 1:
+    for leg_step, batch in enumerate(stream):
+        now = time.perf_counter()
+        if leg_step <= UNTIMED:
+            timed = now
+        done = step / options.steps if options.steps else (now - timed) / (ends - timed)
+        if done >= 1 or now >= ends:
             break
         for group, rate in zip(optimizer.param_groups, highest, strict=True):
             group["lr"] = rate * rate_share(step, done)
@@ -512,9 +549,12 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        if options.train_trunk:
+        if options.train_trunk and not relative:
             torch.nn.utils.clip_grad_norm_(trunk, 1.0)
-        optimizer.step()
+        if relative:
+            relative.step(optimizer)
+        else:
+            optimizer.step()
         step += 1
         average.update(rope, step)
         counted += 1

@@ -15,7 +15,7 @@ from ropetp_cli.body.skeleton import MIRROR
 from ropetp_cli.rope.losses import IGNORED, RopeTargets
 from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.upright import FAR, NEAR
-from ropetp_cli.training.crops import BACKGROUND
+from ropetp_cli.training.crops import BACKGROUND, spread_of
 
 #: How far crops are turned, enlarged and shifted: radians, logarithm, half crops.
 TURN, ZOOM, SHIFT = 0.175, 0.1, 0.06
@@ -186,11 +186,19 @@ def hidden(crops: Crops, others: Tensor) -> Crops:
     part = torch.where(under, torch.as_tensor(BACKGROUND, dtype=part.dtype, device=device), part)
     # The detector does not see what is hidden, or rarely and wrongly.
     doubt = covers(crops.keypoints[..., :2]) & (uniform(0, 1, 17) < 0.85)
+    place = crops.keypoints[..., :2]
     confidence = crops.keypoints[..., 2] * torch.where(doubt, uniform(0, 0.3, 17), 1.0)
-    keypoints = torch.cat([crops.keypoints[..., :2], confidence[..., None]], dim=-1)
+    place = torch.where(doubt[..., None], misplaced(place, confidence), place)
+    keypoints = torch.cat([place, confidence[..., None]], dim=-1)
     return replace(
         crops, images=images, keypoints=keypoints, targets=replace(crops.targets, part=part)
     )
+
+
+def misplaced(place: Tensor, confidence: Tensor) -> Tensor:
+    """Where the detector might have put keypoints at ``place`` [B, K, 2] in -1..1 had it been as
+    sure of them as ``confidence`` [B, K] says."""
+    return place + spread_of(confidence)[..., None] * torch.randn_like(place)
 
 
 def degraded(images: Tensor) -> Tensor:
