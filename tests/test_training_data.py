@@ -15,6 +15,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
+from ropetp_cli.rope.depthwise import Depthwise5
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.training.augment import degrade
@@ -119,17 +120,35 @@ def test_graph_refuses_unknown_features_operations_and_files(tmp_path):
         import_tflite(tmp_path / "absent.tflite")
 
 
-def test_training_ends_at_the_frozen_map_and_may_spare_depthwise_filters():
+def test_training_ends_at_the_frozen_map():
     spec = _toy_spec()
     spec["nodes"][1] |= {"groups": 4, "in_channels": 4}
     network = BlazePose.from_spec(spec)
     first, second = network.convs["a"].weight, network.convs["b"].weight
     network.train_after(None)
     assert first.requires_grad and second.requires_grad
-    network.train_after(None, depthwise=False)
-    assert first.requires_grad and not second.requires_grad
     network.train_after("low")
     assert not first.requires_grad and not second.requires_grad
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 16)], ids=str)
+def test_gradients_of_large_depthwise_filters_are_the_usual_ones(size):
+    torch.manual_seed(0)
+    ours = Depthwise5(6)
+    usual = torch.nn.Conv2d(6, 6, 5, padding=2, groups=6)
+    usual.load_state_dict(ours.state_dict())
+    x, way = torch.randn(3, 6, *size), torch.randn(3, 6, *size)
+    gradients = []
+    for conv in (ours, usual):
+        put = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=conv is ours):
+            out = conv(put)
+        (out * way).sum().backward()
+        gradients.append([out, put.grad, conv.weight.grad, conv.bias.grad])
+    assert gradients[0][0].dtype == torch.bfloat16
+    for found, expected in zip(*gradients, strict=True):
+        assert found.shape == expected.shape
+        assert (found.float() - expected).norm() < 0.01 * expected.norm()
 
 
 # drawn crops -----------------------------------------------------------------------------------

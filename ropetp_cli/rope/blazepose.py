@@ -56,6 +56,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.rope.depthwise import Depthwise5
 
 #: Side of the square RGB crop, px. Image landmarks are in these pixels.
 CROP_SIZE = 256
@@ -101,15 +102,7 @@ class BlazePose(nn.Module):
         for node in self.nodes:
             if node["op"] != "conv":
                 continue
-            pad = node["pad"]
-            self.convs[node["name"]] = nn.Conv2d(
-                node["in_channels"],
-                node["shape"][0],
-                tuple(node["kernel"]),
-                stride=tuple(node["stride"]),
-                padding=(pad[0], pad[2]) if _is_symmetric(pad) else 0,
-                groups=node["groups"],
-            )
+            self.convs[node["name"]] = _conv(node)
         self._frozen = 0
         self._plans: dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]] = {}
 
@@ -164,18 +157,15 @@ class BlazePose(nn.Module):
                 del values[key]
         return {name: self._shaped(name, _single(values[key])) for name, key in wanted.items()}
 
-    def train_after(self, tap: str | None, depthwise: bool = True) -> None:
+    def train_after(self, tap: str | None) -> None:
         """Train what comes after ``tap`` only; all of the network for None.
 
         What comes before runs without gradients and in bfloat16, on a CPU several times as fast.
-        ``depthwise`` False keeps the depthwise filters as they are: a twentieth of the weights,
-        whose gradients take most of a CPU's backward pass.
         """
         self._frozen = self._position[self._node_name(tap)] + 1 if tap else 0
         for index, node in enumerate(self.nodes):
             if node["op"] == "conv":
-                learns = index >= self._frozen and (depthwise or node["groups"] == 1)
-                self.convs[node["name"]].requires_grad_(learns)
+                self.convs[node["name"]].requires_grad_(index >= self._frozen)
 
     @torch.no_grad()
     def _run_frozen(self, node: dict[str, Any], inputs: list[Tensor]) -> Tensor:
@@ -251,6 +241,21 @@ def keep_only(net: BlazePose, names: Sequence[str]) -> BlazePose:
     own = smaller.state_dict()
     smaller.load_state_dict({name: net.state_dict()[name] for name in own})
     return smaller
+
+
+def _conv(node: Mapping[str, Any]) -> nn.Conv2d:
+    pad, kernel, stride = node["pad"], tuple(node["kernel"]), tuple(node["stride"])
+    same = (kernel, stride, tuple(pad)) == ((5, 5), (1, 1), (2, 2, 2, 2))
+    if same and node["groups"] == node["in_channels"]:
+        return Depthwise5(node["in_channels"])
+    return nn.Conv2d(
+        node["in_channels"],
+        node["shape"][0],
+        kernel,
+        stride=stride,
+        padding=(pad[0], pad[2]) if _is_symmetric(pad) else 0,
+        groups=node["groups"],
+    )
 
 
 def _single(value: Tensor) -> Tensor:

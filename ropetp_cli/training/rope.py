@@ -6,8 +6,8 @@ checkpoint and the best weights. Two ways to run it:
 * trunk frozen (any CPU): augmented variants of every crop go through the pretrained trunk once,
   its maps are cached on disk, and the rest of the network trains on them;
 * the trunk too, from some map on or all of it: crops are augmented by worker processes as they are
-  needed. A CPU leaves the depthwise filters as they are. With ``fresh`` the processes draw new
-  crops all the time, and the device that trains varies them: what a GPU can keep up with.
+  needed. With ``fresh`` the processes draw new crops all the time, and the device that trains
+  varies them: what a GPU can keep up with.
 """
 
 import copy
@@ -475,7 +475,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     rope.to(device, memory_format=torch.channels_last)
     rope.backbone.net.requires_grad_(options.train_trunk)
     if options.train_trunk and isinstance(rope.backbone, BlazePoseBackbone):
-        rope.backbone.net.train_after(options.train_after, depthwise=device != "cpu")
+        rope.backbone.net.train_after(options.train_after)
     average = Average(rope, None if options.train_trunk else TRUNK)
     trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
     rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
