@@ -39,7 +39,7 @@ HIGHEST = 6.0
 #: How often errors come from frames that look alike, of one in so many windows; so many frames
 #: apart they are sought, the so many most alike, and going on elsewhere costs so much, in lengths
 #: of a leg.
-LIKE, LENDERS, KEY, ALIKE, JUMP = 0.7, 2, 5, 8, 0.1
+LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 2, 5, 8, 0.1
 #: The joint each COCO keypoint goes with: nose, eyes and ears with the head, the others their own.
 GOES_WITH = tuple(
     JOINT_INDEX[name]
