@@ -267,7 +267,10 @@ def test_a_leg_of_rope_goes_on_where_the_last_one_ended(drawn, body, tmp_path, w
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("regressor.") for name in changed)
     trunk = [name for name in changed if name.startswith("backbone.net.")]
-    assert bool(trunk) == whole and len(trunk) < 60
+    end = load_rope(given, body).backbone.net
+    end.train_after("pose16")
+    learns = {f"backbone.net.{name}" for name, p in end.named_parameters() if p.requires_grad}
+    assert 60 < len(learns) < 120 and bool(trunk) == whole and learns.issuperset(trunk)
 
 
 # prior -----------------------------------------------------------------------------------------
