@@ -8,7 +8,7 @@ most like it, for Rope errs alike on what looks alike; else from any window, and
 some of their depth, as they do in Rope's eyes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,10 @@ GOES_WITH = tuple(
 _LIMB_OF = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 3, 4, 3, 4, 3, 4, 3, 4])
 
 
+#: What :class:`Errors` say of every frame.
+_BY_FRAME = ("turns", "keypoints", "seen", "confidence", "looks")
+
+
 @dataclass
 class Errors:
     """What was wrong in a filmed window of N frames: turns [N, 24, 3] rad in crop axes; keypoints
@@ -70,8 +74,7 @@ class Errors:
 
     def at(self, index: np.ndarray) -> "Errors":
         """The frames at ``index``."""
-        over = (self.turns, self.keypoints, self.seen, self.confidence)
-        return Errors(*(value[index] for value in over), self.lengths, self.looks[index])
+        return replace(self, **{name: getattr(self, name)[index] for name in _BY_FRAME})
 
     def stretched(self, count: int) -> "Errors":
         """For ``count`` frames, there and back again."""
@@ -81,18 +84,17 @@ class Errors:
     def towards(self, other: "Errors", share: np.ndarray) -> "Errors":
         """``share`` [N] of the way to the ``other``; a keypoint counts where both saw it."""
         mixed = {}
-        for name in ("turns", "keypoints", "seen", "confidence", "looks"):
+        for name in _BY_FRAME:
             one, two = getattr(self, name), getattr(other, name)
             mixed[name] = one + share.reshape(-1, *[1] * (one.ndim - 1)) * (two - one)
         mixed["seen"] = mixed["seen"] * (self.seen > 0) * (other.seen > 0)
         mixed["keypoints"] = mixed["keypoints"] * (mixed["seen"][..., None] > 0)
-        return Errors(lengths=self.lengths, **mixed)
+        return replace(self, **mixed)
 
     @classmethod
     def joined(cls, parts: list["Errors"]) -> "Errors":
         """Windows laid end to end; the lengths are the first one's."""
-        over = ("turns", "keypoints", "seen", "confidence", "looks")
-        values = {name: np.concatenate([getattr(part, name) for part in parts]) for name in over}
+        values = {n: np.concatenate([getattr(part, n) for part in parts]) for n in _BY_FRAME}
         return cls(lengths=parts[0].lengths, **values)
 
 

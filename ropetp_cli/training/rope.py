@@ -405,7 +405,7 @@ def size_of(weights: Tensor) -> Tensor:
 
 
 class RelativeSteps:
-    """Makes an optimizer's steps relative to the size of what they change (:func:`size_of`).
+    """Makes an optimizer's steps of ``weights``, if any, relative to their size (:func:`size_of`).
 
     A trunk whose normalisation was folded into its filters has some a thousand times as large as
     others, in one layer too; one step for all of them tears the small ones apart.
@@ -480,11 +480,11 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     trunk = [p for n, p in rope.named_parameters() if n.startswith(TRUNK)]
     rest = [p for n, p in rope.named_parameters() if not n.startswith(TRUNK)]
     groups: list[dict] = [{"params": rest, "lr": options.rate}]
-    relative = None
+    relative = RelativeSteps([])
     if options.train_trunk and isinstance(rope.backbone, BlazePoseBackbone):
-        trunk = [p for p in trunk if p.requires_grad]
-        relative = RelativeSteps(trunk)
-        groups.append({"params": trunk, "lr": options.trunk_rate, "weight_decay": 0, "eps": 1e-12})
+        relative = RelativeSteps([p for p in trunk if p.requires_grad])
+        groups.append({"params": relative.weights, "lr": options.trunk_rate,
+                       "weight_decay": 0, "eps": 1e-12})  # fmt: skip
     elif options.train_trunk:
         groups.append({"params": trunk, "lr": options.rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02, fused=device == "cuda")
@@ -549,12 +549,9 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        if options.train_trunk and not relative:
+        if options.train_trunk and not relative.weights:
             torch.nn.utils.clip_grad_norm_(trunk, 1.0)
-        if relative:
-            relative.step(optimizer)
-        else:
-            optimizer.step()
+        relative.step(optimizer)
         step += 1
         average.update(rope, step)
         counted += 1
