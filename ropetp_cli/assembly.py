@@ -3,17 +3,19 @@
 Only geometry: no network is run here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import binary_closing
+from scipy.ndimage import binary_closing, gaussian_filter1d, maximum_filter1d
 
 from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle, slerp
 from ropetp_cli.body.skeleton import ANKLES, FEET
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, frames_within
+from ropetp_cli.trajectory.fusion import FOOT_HEIGHT
 
 BRIDGE = 0.25  # s out of view that do no harm
 LEVEL_SPEED = 0.1  # m/s of the level stood on: faster, the person falls or climbs
+LIFTING = 0.1  # s before and after sinking feet over which a body is lifted
 
 
 @dataclass
@@ -146,6 +148,16 @@ def steady_in_view(scene: Scene, size: tuple[int, int]) -> np.ndarray:
     inside = binary_closing(np.pad(inside, reach, mode="edge"), np.ones(reach, bool))[reach:-reach]
     moved = np.abs(np.diff(scene.level, prepend=scene.level[:1])) * scene.timeline.fps
     return inside & (moved < LEVEL_SPEED)
+
+
+def out_of_floor(scene: Scene) -> Scene:
+    """The same, lifted where both camera and physics are silent and feet sink into what they stand
+    on by more than the joints of standing feet may."""
+    sunk = np.maximum(scene.level - scene.path[:, 1] - scene.lowest_foot() - FOOT_HEIGHT, 0)
+    reach = max(1, round(LIFTING * scene.timeline.fps))
+    highest = maximum_filter1d(sunk, 2 * reach + 1, mode="nearest")
+    lift = gaussian_filter1d(highest, reach / 2, mode="nearest", radius=reach)  # nowhere too little
+    return replace(scene, path=scene.path + lift[:, None] * [0.0, 1.0, 0.0])
 
 
 def assemble_motion(scene: Scene, camera: Camera, body: str) -> Motion:

@@ -15,6 +15,7 @@ from ropetp_cli.assembly import (
     Scene,
     assemble_motion,
     make_timeline,
+    out_of_floor,
     place_in_one_world,
     resample_poses,
     steady_in_view,
@@ -238,6 +239,7 @@ def capture(
             models.device, clock,
         )  # fmt: skip
         scenes, physics = stage("physics", imitate, scenes, body, people.info.size, options, clock)
+        scenes = [out_of_floor(scene) for scene in scenes]
         motions = [assemble_motion(scene, camera, body.label) for scene in scenes]
 
         files = write_motions(motions, body, out, options, clock)

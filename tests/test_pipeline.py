@@ -21,6 +21,7 @@ from ropetp_cli.assembly import (
     Scene,
     assemble_motion,
     make_timeline,
+    out_of_floor,
     place_in_one_world,
     steady_in_view,
     trust,
@@ -32,6 +33,7 @@ from ropetp_cli.evaluation.motion import compare_run
 from ropetp_cli.motion import Camera, PoseSequence, Track
 from ropetp_cli.pipeline import CaptureOptions, capture
 from ropetp_cli.rope.predictor import RopePredictor
+from ropetp_cli.trajectory.fusion import FOOT_HEIGHT
 from ropetp_cli.video.writer import VideoWriter
 
 FRAMES, FPS = 36, 24.0
@@ -477,6 +479,20 @@ def test_physics_runs_where_a_person_is_in_view_on_one_level():
     assert usable.tolist() == [False] * 10 + [True] * 31 + [False] * 10 + [True] * 9
     sure = trust(scene.poses, size)
     assert sure[0] == pytest.approx((23 / 24) ** 2) and sure[15] == 1
+
+
+def test_feet_that_sink_are_lifted_smoothly_and_no_others():
+    count = 90
+    scene = scene_of(np.full((count, 24, 2), 50.0), np.ones(count, bool))
+    scene.level[:] = 0.5
+    scene.path[:, 1] = 0.5 + 0.02  # a standing foot's joint, at the height of the pelvis here
+    scene.path[40:70, 1] -= 0.15
+    lifted = out_of_floor(scene)
+    rise = lifted.path - scene.path
+    assert (lifted.path[:, 1] >= 0.5 - FOOT_HEIGHT - 1e-9).all()
+    assert rise[40:70, 1] == pytest.approx(0.15 - 0.02 - FOOT_HEIGHT, abs=1e-9)
+    assert not rise[:, [0, 2]].any() and not rise[:34].any() and not rise[76:].any()
+    assert np.abs(np.diff(rise[:, 1])).max() < 0.04
 
 
 def test_heights_may_be_one_or_by_id():
