@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ropetp_cli.body.model import load_body
-from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, mirror_pose
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    forward_kinematics,
+    local_to_global,
+    matrix_to_axis_angle,
+    mirror_pose,
+)
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.detector import Detector
@@ -31,7 +37,7 @@ from ropetp_cli.training.fitting import (
     mend_swaps,
     real_labels,
 )
-from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.mocap import Clip, straightened
 from ropetp_cli.training.observed import ObservedErrors
 from ropetp_cli.training.pack import pack, unpack
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
@@ -159,6 +165,39 @@ def drawn(poses, body) -> tuple[list[np.ndarray], list[Labels]]:
     repeat, _ = studio.sample(np.random.default_rng([3, 0]))
     assert np.array_equal(repeat, pairs[0][0])
     return [image for image, _ in pairs], [labels for _, labels in pairs]
+
+
+def knee_bends(rotations: np.ndarray) -> np.ndarray:
+    """How far both knees of [N, 24, 3, 3] are bent, [N, 2] rad."""
+    knees = [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]]
+    return np.linalg.norm(matrix_to_axis_angle(rotations[:, knees].astype(float)), axis=-1)
+
+
+@given(by=st.floats(0, 2))
+@settings(max_examples=20, deadline=None)
+def test_straighter_knees_leave_feet_and_all_else_as_they_were(poses, by):
+    some = poses[:50].astype(float)
+    new = straightened(some, by)
+    assert knee_bends(new) == pytest.approx(np.maximum(knee_bends(some) - by, 0), abs=1e-6)
+    before, after = local_to_global(some), local_to_global(new)
+    legs = [JOINT_INDEX[f"{side}_{n}"] for side in ("left", "right") for n in ("hip", "knee")]
+    others = [joint for joint in range(NUM_JOINTS) if joint not in legs]
+    assert after[:, others] == pytest.approx(before[:, others], abs=1e-9)
+    for hip, knee in ((1, 4), (2, 5)):  # the line from hip to ankle keeps its way
+        ways = []
+        for turned in (before, after):
+            way = turned[:, hip, :, 1] + turned[:, knee, :, 1]  # thigh and shank of one length
+            ways.append(way / np.linalg.norm(way, axis=-1, keepdims=True))
+        assert ways[1] == pytest.approx(ways[0], abs=1e-6)
+
+
+def test_drawn_knees_are_straighter_in_the_share_that_is_asked_for(poses):
+    bent = []
+    for share in (0.0, 1.0):
+        source = PoseSource(poses, share)
+        drawn = np.stack([source.draw(np.random.default_rng(seed)) for seed in range(60)])
+        bent.append(knee_bends(drawn).mean())
+    assert bent[1] < 0.8 * bent[0]
 
 
 def test_drawn_labels_agree_with_the_body(drawn, body):
@@ -463,6 +502,27 @@ def test_keypoints_go_where_the_labels_go(seed):
     assert (after.keypoints[:, 2] <= sample.keypoints[:, 2].max()).all()
 
 
+def test_who_stands_on_bent_legs_rises_as_they_straighten(body):
+    angles = np.zeros((30, NUM_JOINTS, 3))
+    for side in ("left", "right"):
+        for name, angle in (("hip", -0.3), ("knee", 0.6), ("ankle", -0.3)):
+            angles[:, JOINT_INDEX[f"{side}_{name}"], 0] = angle
+    rotations = axis_angle_to_matrix(angles).astype(np.float32)
+    rest = body.rest_joints(np.zeros(10))
+    rest = rest - rest[0]
+    joints = forward_kinematics(rotations, rest).astype(np.float32)
+    root = np.tile(np.array([0, 0.9, 0], np.float32), (30, 1))
+    clip = Clip("crouch", "s", "asf", "", joints, root, 30.0, rotations, rest)
+    new = clip.straighter(np.random.default_rng(2))
+    assert (knee_bends(new.rotations) < knee_bends(clip.rotations) - 0.05).all()
+    assert (new.root[:, 1] > clip.root[:, 1] + 0.002).all()
+    soles = [
+        (c.joints + c.root[:, None])[:, [JOINT_INDEX["left_foot"], JOINT_INDEX["right_ankle"]]]
+        for c in (clip, new)
+    ]
+    assert soles[1] == pytest.approx(soles[0], abs=0.01)  # where they stood
+
+
 def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     """Film, detector, Rope and what the tool does with its answers, on a man who swings legs."""
     count = 12
@@ -477,6 +537,9 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     joints = forward_kinematics(rotations, rest, -rest[0]).astype(np.float32)
     root = np.linspace([0, 0.95, 0], [0.3, 0.95, 0.2], count).astype(np.float32)
     clip = Clip("walk", "s", "asf", "", joints, root, 30.0, rotations, rest - rest[0])
+    straight = clip.straighter(np.random.default_rng(0))  # its knees are: nothing to straighten
+    assert straight.root == pytest.approx(clip.root, abs=1e-6)
+    assert straight.rotations == pytest.approx(clip.rotations, abs=1e-6)
     shot = film(Figure(body), Backdrops([]), clip, np.random.default_rng(3))
     assert shot.crops.shape == (count, 256, 256, 3) and shot.crops.std() > 10
     assert np.abs(shot.joints2d).max() < 1.0

@@ -184,10 +184,12 @@ def film_all(
     joints: Path | None = None,
     weights: Path | None = None,
     quick: bool = False,
+    straight: float = 0.0,
     seed: int = 0,
 ) -> Sightings:
     """Film ``count`` windows of ``mocap`` and write what Rope sees of them to ``out`` (npz).
-    LSPET's ``crops`` and ``joints`` give photographic backgrounds."""
+    LSPET's ``crops`` and ``joints`` give photographic backgrounds; in ``straight`` of the windows
+    knees are made straighter (:meth:`~ropetp_cli.training.mocap.Clip.straighter`)."""
     body = load_body()
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
@@ -199,6 +201,8 @@ def film_all(
     parts: list[Sightings] = []
     began, done = time.monotonic(), 0
     for number, (clip, first) in enumerate(zip(windows, firsts, strict=True)):
+        if straight > 0 and rng.random() < straight:
+            clip = clip.straighter(rng)
         try:
             shot = film(figure, backdrops, clip, rng)
         except RopeTPError:
@@ -231,6 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--joints", type=Path, help="LSPET joints (npz)")
     parser.add_argument("--weights", type=Path, help="Rope's; the shipped ones if not given")
     parser.add_argument("--quick", action="store_true", help="one look, as capture --quick")
+    parser.add_argument("--straight", type=float, default=0.0, help="share with straighter knees")
     parser.add_argument("--seed", type=int, default=0)
     film_all(**vars(parser.parse_args(arguments)))
 

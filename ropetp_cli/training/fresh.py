@@ -39,6 +39,8 @@ from ropetp_cli.training.variation import Crops
 CHUNK = 16
 #: Training waits until so many are there.
 ENOUGH = 2048
+#: In how many of them knees are made straighter.
+STRAIGHT = 0.4
 
 
 def poses_of(crops: CropSet) -> np.ndarray:
@@ -66,7 +68,7 @@ class FreshCrops(torch.utils.data.IterableDataset):
             joints = crops.labels["lsp2d"].copy()
             joints[..., :2] = (joints[..., :2] + 1) * (CROP_PX / 2)
             strips = free_strips(crops.images, joints, 1500)
-        return Studio(Figure(load_body()), PoseSource(poses), Backdrops(strips))
+        return Studio(Figure(load_body()), PoseSource(poses, STRAIGHT), Backdrops(strips))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Labels]]:
         worker = torch.utils.data.get_worker_info()

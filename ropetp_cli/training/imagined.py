@@ -40,6 +40,8 @@ HIGHEST = 6.0
 #: apart they are sought, the so many most alike, and going on elsewhere costs so much, in lengths
 #: of a leg.
 LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 2, 5, 8, 0.1
+#: In how many windows knees are made straighter than converters left them.
+STRAIGHTER = 0.5
 #: The joint each COCO keypoint goes with: nose, eyes and ears with the head, the others their own.
 GOES_WITH = tuple(
     JOINT_INDEX[name]
@@ -156,8 +158,11 @@ class Imagination:
         while True:
             clip = self.clips[rng.choice(len(self.clips), p=self.weights)]
             first = int(rng.integers(max(len(clip) - self.frames, 0) + 1))
+            part = clip.part(first, first + self.frames)
+            if rng.random() < STRAIGHTER:
+                part = part.straighter(rng)
             try:
-                return self._film(clip.part(first, first + self.frames), rng)
+                return self._film(part, rng)
             except RopeTPError:
                 continue
 

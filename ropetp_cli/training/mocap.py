@@ -6,11 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from ropetp_cli.body.rot6d import matrix_to_rot6d, rot6d_to_matrix
-from ropetp_cli.body.rotations import local_to_global, quaternion_to_matrix
-from ropetp_cli.body.skeleton import FEET, NUM_JOINTS, PARENTS
+from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
+    forward_kinematics,
+    local_to_global,
+    matrix_to_axis_angle,
+    quaternion_to_matrix,
+)
+from ropetp_cli.body.skeleton import FEET, JOINT_INDEX, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 
 #: How far the toe joint is above the floor when the foot stands on it, m.
@@ -22,6 +29,17 @@ ROTATION_KEYS = ("rot_local_quat", "rest_offsets", "has_rot")
 #: m that joints move on average, and how many times as far as in the next frames, where they jump
 #: from the rest pose into the motion.
 REST_JUMP, REST_RATIO = 0.05, 5.0
+#: A knee is at its straightest at this percentile of its bend; by up to so much of that bend it is
+#: made straighter (what is left of less than nothing is nothing).
+STRAIGHTEST, MOST_STRAIGHTENED = 10, 1.3
+#: Hip, knee and ankle of each leg, and what of a leg touches the ground.
+_LEGS = [
+    [JOINT_INDEX[f"{side}_{name}"] for name in ("hip", "knee", "ankle")]
+    for side in ("left", "right")
+]
+_SOLES = [JOINT_INDEX[f"{side}_{n}"] for side in ("left", "right") for n in ("ankle", "foot")]
+#: Frames over which the pelvis rises as legs get longer.
+_RISE_FRAMES = 2.0
 
 
 @dataclass
@@ -67,6 +85,25 @@ class Clip:
         """The pelvis's mean speed over the ground, m/s."""
         steps = np.linalg.norm(np.diff(self.root[:, [0, 2]], axis=0), axis=-1)
         return float(steps.mean()) * self.fps
+
+    def straighter(self, rng: np.random.Generator) -> "Clip":
+        """The clip, which has rotations, with knees made straighter by a random angle, the pelvis
+        as much higher as the legs get longer. Converters leave the straightest legs a little bent,
+        and people stand on straight ones."""
+        bends = np.linalg.norm(
+            matrix_to_axis_angle(self.rotations[:, [leg[1] for leg in _LEGS]]), axis=-1
+        )
+        by = rng.uniform(0, MOST_STRAIGHTENED) * np.percentile(bends, STRAIGHTEST)
+        turns = straightened(self.rotations, by)
+        before, after = (
+            forward_kinematics(each.astype(float), self.rest) for each in (self.rotations, turns)
+        )
+        moved = (after - after[:, :1]) - (before - before[:, :1])
+        joints = self.joints + moved.astype(self.joints.dtype)
+        lowest = [each[:, _SOLES, 1].min(axis=1) for each in (self.joints, joints)]
+        root = self.root.copy()
+        root[:, 1] += gaussian_filter1d(lowest[0] - lowest[1], _RISE_FRAMES, mode="nearest")
+        return replace(self, joints=joints, root=root, rotations=turns)
 
     def on_floor(self) -> np.ndarray:
         """The root with the floor at y = 0 and the first frame over the origin.
@@ -147,6 +184,23 @@ def load_turned_clips(path: str | Path) -> list[Clip]:
     if not clips:
         raise RopeTPError(f"{path}: no clip has rotations (has_rot), which are needed here")
     return clips
+
+
+def straightened(rotations: np.ndarray, by: float | np.ndarray) -> np.ndarray:
+    """Rotations to the parent [N, 24, 3, 3] with knees bent by that much less, rad (a number, or
+    [N]), but no further than straight. Thigh and shank take half of it each, so that hip, ankle and
+    the way the foot points stay in line."""
+    new = rotations.copy()
+    for hip, knee, ankle in _LEGS:
+        bent = matrix_to_axis_angle(rotations[:, knee].astype(np.float64))
+        angle = np.linalg.norm(bent, axis=-1)
+        less = np.minimum(by, angle)
+        half = axis_angle_to_matrix(bent * (less / np.maximum(2 * angle, 1e-8))[:, None])
+        back = half.swapaxes(-1, -2)
+        new[:, hip] = rotations[:, hip] @ half
+        new[:, knee] = back @ rotations[:, knee] @ back
+        new[:, ankle] = half @ rotations[:, ankle]
+    return new
 
 
 def global_columns(rotations: np.ndarray) -> Tensor:
