@@ -298,6 +298,9 @@ def test_figures_of_the_truth_itself_are_none(body):
     sightings = seen_by(turning_rotations(30), off=0.0)
     alone = evaluate(TemporalRope(SMALL), sightings, body)["alone"]
     assert alone["MPJPE mm"] < 6 and 95 < alone["leg swing %"] < 100.5
+    assert alone["knees °"] == pytest.approx(0, abs=1)
+    bent = seen_by(turning_rotations(30), off=0.6)
+    assert evaluate(TemporalRope(SMALL), bent, body)["alone"]["knees °"] > 5
 
 
 @pytest.fixture(scope="module")

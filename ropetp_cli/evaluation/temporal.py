@@ -3,7 +3,7 @@
 import numpy as np
 
 from ropetp_cli.body.model import BodyData
-from ropetp_cli.body.rotations import forward_kinematics
+from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle
 from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.rope.smoothing import smooth_rotations
@@ -15,6 +15,14 @@ SWINGS = {
     "leg swing %": ("left_ankle", "right_ankle"),
     "arm swing %": ("left_wrist", "right_wrist"),
 }
+#: rad: a knee bent by less is straight.
+STRAIGHT = 0.35
+_KNEES = [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]]
+
+
+def knee_bends(rotations: np.ndarray) -> np.ndarray:
+    """How far the knees of rotations to the parent [N, 24, 3, 3] are bent, [N, 2] rad."""
+    return np.linalg.norm(matrix_to_axis_angle(rotations[:, _KNEES]), axis=-1)
 
 
 def evaluate(
@@ -23,8 +31,9 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """For Rope alone, over time, over time before a camera that moves, and over time where it is
     known how tall people are: MPJPE and PA-MPJPE, the mean error along the camera's axis, mm;
-    acceleration error, m/s^2; how far off up is, degrees (alone: of a camera held as most are); how
-    much of the true swing of legs and arms is left, %."""
+    acceleration error, m/s^2; how far off up is, degrees (alone: of a camera held as most are); by
+    how much straight knees come out bent, degrees (nan where there are none); how much of the true
+    swing of legs and arms is left, %."""
     refiner = TemporalRefiner(model, device)
     rows = {
         "alone": (sightings, None, True),
@@ -47,17 +56,21 @@ def _figures(
         rest, true_rest = sightings.rest_joints(window, body)
         seen = sightings.refined(window, refiner, rest, fps, steady)
         confidence = sightings.confidence[sightings.rows(window)]
-        ours = forward_kinematics(smooth_rotations(seen.rotations, confidence, fps), rest)
+        smooth = smooth_rotations(seen.rotations, confidence, fps)
+        truth = sightings.truth_in_crops(window)
+        ours = forward_kinematics(smooth, rest)
         world = sightings.levelled(window, seen, fps) @ sightings.camera[window]
         tilt = np.degrees(np.arccos(np.clip(world[1, 1], -1, 1)))
-        theirs = forward_kinematics(sightings.truth_in_crops(window), true_rest)
+        theirs = forward_kinematics(truth, true_rest)
         ours, theirs = ours - ours[:, :1], theirs - theirs[:, :1]
+        bent, straight = knee_bends(smooth), knee_bends(truth)
         found = {
             "MPJPE mm": metrics.mpjpe(ours, theirs),
             "PA-MPJPE mm": metrics.pa_mpjpe(ours, theirs),
             "depth mm": np.abs(ours - theirs)[..., 2].mean(axis=1) * 1000,
             "accel m/s2": metrics.accel(ours, theirs, fps),
             "tilt °": np.full(len(ours), tilt),
+            "knees °": np.degrees(bent - straight)[straight < STRAIGHT],
         }
         for name, values in found.items():
             errors.setdefault(name, []).append(values)

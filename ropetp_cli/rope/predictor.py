@@ -56,9 +56,10 @@ AGAIN = 8
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself; elsewhere it would be slower."""
+    """Whether the device multiplies matrices in bfloat16 itself; elsewhere it would be slower, on
+    a CPU that has AVX512-BF16 but no AMX, too."""
     if device.type == "cpu":
-        return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return device.type == "cuda"
 
 
