@@ -25,6 +25,7 @@ from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rot6d import forward_kinematics, matrix_to_rot6d, rot6d_to_matrix
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS
 from ropetp_cli.rope.blazepose import CROP_SIZE, LANDMARKS
+from ropetp_cli.training.mocap import some_straightened
 from ropetp_cli.training.pose_prior import PosePrior, load_mocap_rotations
 from ropetp_cli.training.synthetic import Labels
 from ropetp_cli.training.teacher import (
@@ -427,7 +428,8 @@ def build_real_sets(
             taught.save(lesson)
     mended, swapped, doubtful = mend_swaps(real.joints, taught)
     evidence = gather_evidence(mended, taught)
-    prior = PosePrior.learn(load_mocap_rotations(mocap))
+    poses = some_straightened(load_mocap_rotations(mocap), 0.5, np.random.default_rng(0))
+    prior = PosePrior.learn(poses)
     body = load_body()
     fit = fit_bodies(JointBody.of(body), prior, evidence)
     kept = believable(fit, evidence, doubtful)

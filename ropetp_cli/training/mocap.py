@@ -32,6 +32,8 @@ REST_JUMP, REST_RATIO = 0.05, 5.0
 #: A knee is at its straightest at this percentile of its bend; by up to so much of that bend it is
 #: made straighter (what is left of less than nothing is nothing).
 STRAIGHTEST, MOST_STRAIGHTENED = 10, 1.3
+#: By up to so much, rad, where single poses are made straighter.
+STRAIGHTER = 0.6
 #: Hip, knee and ankle of each leg, and what of a leg touches the ground.
 _LEGS = [
     [JOINT_INDEX[f"{side}_{name}"] for name in ("hip", "knee", "ankle")]
@@ -201,6 +203,12 @@ def straightened(rotations: np.ndarray, by: float | np.ndarray) -> np.ndarray:
         new[:, knee] = back @ rotations[:, knee] @ back
         new[:, ankle] = half @ rotations[:, ankle]
     return new
+
+
+def some_straightened(rotations: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Poses [N, 24, 3, 3], a ``share`` of them with knees straighter by up to STRAIGHTER rad."""
+    by = rng.uniform(0, STRAIGHTER, len(rotations)) * (rng.random(len(rotations)) < share)
+    return straightened(rotations, by)
 
 
 def global_columns(rotations: np.ndarray) -> Tensor:

@@ -29,7 +29,7 @@ from ropetp_cli.body.rotations import axis_angle_to_matrix, local_to_global
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, NUM_BETAS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.training.augment import degrade
-from ropetp_cli.training.mocap import straightened
+from ropetp_cli.training.mocap import some_straightened
 from ropetp_cli.training.pose_prior import load_mocap_rotations, mirror_rotations, spread_weights
 from ropetp_cli.training.teacher import RealCrops, in_validation
 
@@ -49,7 +49,6 @@ _UPPER = [
     if not any(part in name for part in ("pelvis", "hip", "knee", "ankle", "foot"))
 ]
 _LEGS = [index for index in range(1, NUM_JOINTS) if index not in _UPPER]
-_STRAIGHTER = 0.6
 
 
 @dataclass
@@ -118,8 +117,8 @@ class PoseSource:
     """Poses drawn from motion capture, rare ones as often as common ones.
 
     ``rotations`` [F, 24, 3, 3], parent-relative, the root in a world with y up. In a share
-    ``straight`` of what is drawn knees are straighter, by up to :data:`_STRAIGHTER` rad:
-    converters leave the straightest legs a little bent, and people stand on straight ones.
+    ``straight`` of what is drawn knees are straighter: converters leave the straightest legs a
+    little bent, and people stand on straight ones.
     """
 
     def __init__(self, rotations: np.ndarray, straight: float = 0.0) -> None:
@@ -141,8 +140,8 @@ class PoseSource:
         if rng.random() < 0.15:
             legs = self._frame(rng)
             pose[_LEGS] = legs[_LEGS]
-        if self.straight > 0 and rng.random() < self.straight:
-            pose = straightened(pose[None], rng.uniform(0, _STRAIGHTER))[0]
+        if self.straight > 0:
+            pose = some_straightened(pose[None], self.straight, rng)[0]
         spread = np.full(NUM_JOINTS, rng.choice([0.02, 0.06, 0.12]))
         spread[[JOINT_INDEX[n] for n in ("head", "left_wrist", "right_wrist")]] += 0.15
         spread[0] = 0.05
