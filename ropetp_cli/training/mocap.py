@@ -17,7 +17,7 @@ from ropetp_cli.body.rotations import (
     matrix_to_axis_angle,
     quaternion_to_matrix,
 )
-from ropetp_cli.body.skeleton import FEET, JOINT_INDEX, NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError
 
 #: How far the toe joint is above the floor when the foot stands on it, m.
@@ -34,12 +34,11 @@ REST_JUMP, REST_RATIO = 0.05, 5.0
 STRAIGHTEST, MOST_STRAIGHTENED = 10, 1.3
 #: By up to so much, rad, where single poses are made straighter.
 STRAIGHTER = 0.6
-#: Hip, knee and ankle of each leg, and what of a leg touches the ground.
+#: Hip, knee and ankle of each leg.
 _LEGS = [
     [JOINT_INDEX[f"{side}_{name}"] for name in ("hip", "knee", "ankle")]
     for side in ("left", "right")
 ]
-_SOLES = [JOINT_INDEX[f"{side}_{n}"] for side in ("left", "right") for n in ("ankle", "foot")]
 #: Frames over which the pelvis rises as legs get longer.
 _RISE_FRAMES = 2.0
 
@@ -102,7 +101,7 @@ class Clip:
         )
         moved = (after - after[:, :1]) - (before - before[:, :1])
         joints = self.joints + moved.astype(self.joints.dtype)
-        lowest = [each[:, _SOLES, 1].min(axis=1) for each in (self.joints, joints)]
+        lowest = [each[:, list(ANKLES + FEET), 1].min(axis=1) for each in (self.joints, joints)]
         root = self.root.copy()
         root[:, 1] += gaussian_filter1d(lowest[0] - lowest[1], _RISE_FRAMES, mode="nearest")
         return replace(self, joints=joints, root=root, rotations=turns)
