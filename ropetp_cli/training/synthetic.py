@@ -829,7 +829,9 @@ def free_strips(images: Iterable[np.ndarray], joints: np.ndarray, limit: int) ->
 _studio: Studio | None = None
 
 
-def _open_studio(mocap: Path, crops: Path | None, joints: Path | None, label: str) -> None:
+def _open_studio(
+    mocap: Path, crops: Path | None, joints: Path | None, straight: float, label: str
+) -> None:
     """Prepares a worker; ``label`` names the body that the set says it was drawn with."""
     global _studio
     body = load_body()
@@ -837,7 +839,7 @@ def _open_studio(mocap: Path, crops: Path | None, joints: Path | None, label: st
         raise RopeTPError(f"{label}: the body file changed while drawing; start again")
     cv2.setNumThreads(1)
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
-    poses = PoseSource(load_mocap_rotations(mocap))
+    poses = PoseSource(load_mocap_rotations(mocap), straight)
     _studio = Studio(Figure(body), poses, Backdrops(photos))
 
 
@@ -858,12 +860,14 @@ def generate(
     mocap: Path,
     crops: Path | None = None,
     joints: Path | None = None,
+    straight: float = 0.0,
     seed: int = 0,
     workers: int = 1,
 ) -> None:
     """Writes ``<name>_images.npy`` and ``<name>_labels.npz`` to ``out``, complete or not at all.
 
-    ``mocap`` gives the poses; the LSPET ``crops`` and ``joints`` give photographic backgrounds.
+    ``mocap`` gives the poses, ``straight`` of them with straighter knees (:class:`PoseSource`); the
+    LSPET ``crops`` and ``joints`` give photographic backgrounds.
     """
     if count < 1:
         raise RopeTPError(f"{name}: the number of samples must be at least 1")
@@ -873,7 +877,8 @@ def generate(
     labels, chunk, started = Labels.empty(count), 100, time.time()
     jobs = [(seed, first, min(first + chunk, count)) for first in range(0, count, chunk)]
     label, context = load_body().label, get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _open_studio, (mocap, crops, joints, label)) as pool:
+    told = (mocap, crops, joints, straight, label)
+    with ProcessPoolExecutor(workers, context, _open_studio, told) as pool:
         for first, some, part in pool.map(_render, jobs):
             done = first + len(some)
             images[first:done] = some
@@ -895,6 +900,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mocap", type=Path, required=True, help="poses, mocap_*.npz")
     parser.add_argument("--crops", type=Path, help="LSPET crops (zip), for backgrounds")
     parser.add_argument("--joints", type=Path, help="LSPET joints (npz)")
+    parser.add_argument("--straight", type=float, default=0.0, help="share with straighter knees")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     options = vars(parser.parse_args(arguments))
