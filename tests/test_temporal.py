@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import (
+    axis_angle_to_matrix,
     forward_kinematics,
+    global_to_local,
+    local_to_global,
     matrix_to_quaternion,
     rot6d_to_matrix,
 )
@@ -21,7 +24,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, PARENT
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.temporal import evaluate
+from ropetp_cli.evaluation.temporal import evaluate, knee_bends
 from ropetp_cli.rope.temporal import (
     Answer,
     Frames,
@@ -33,7 +36,13 @@ from ropetp_cli.rope.temporal import (
     save_temporal,
     to_local,
 )
-from ropetp_cli.training.imagined import GOES_WITH, Errors, Imagination, errors_like
+from ropetp_cli.training.imagined import (
+    GOES_WITH,
+    Errors,
+    Imagination,
+    _crouching,
+    errors_like,
+)
 from ropetp_cli.training.mocap import Clip
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 from ropetp_cli.training.temporal import (
@@ -319,7 +328,7 @@ def imagination(body):
     root = np.tile([0.0, 0.95, 0.0], (40, 1))
     placed = forward_kinematics(true, rest - rest[0]).astype(np.float32)
     clip = Clip("sway", "s", "asf", "", placed, root, 30.0, true.astype(np.float32), rest - rest[0])
-    return Imagination([clip], sightings, body, frames=30)
+    return Imagination([clip], sightings, body, frames=30, crouched=0)
 
 
 def test_offsets_of_keypoints_are_found_again(imagination):
@@ -344,6 +353,23 @@ def test_imagined_people_lose_depth_and_nothing_else(imagination, seed):
     assert ((flat * before).sum(1) > 0.97)[np.abs(was[:, 2]) < 0.2].all()
     wrist = window.frames.keypoints[0, :, 9, :2].numpy() - true[:, JOINT_INDEX["left_wrist"], :2]
     assert np.linalg.norm(wrist, axis=1).max() < 0.3  # 3 cm, and perspective
+
+
+def test_straight_legs_seem_to_crouch_and_feet_to_stay_as_they_are():
+    legs = [JOINT_INDEX[f"{side}_{n}"] for side in ("left", "right") for n in ("hip", "knee")]
+    others = [joint for joint in range(24) if joint not in legs]
+    more = {}
+    for bend in (0.0, 1.5):
+        angles = np.zeros((60, 24, 3))
+        angles[:, [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]], 0] = bend
+        was = local_to_global(axis_angle_to_matrix(angles))
+        bends = []
+        for seed in range(20):
+            seen = _crouching(was, was, np.random.default_rng(seed))
+            assert seen[:, others] == pytest.approx(was[:, others], abs=1e-9)
+            bends.append(knee_bends(global_to_local(seen)).mean())
+        more[bend] = np.mean(bends) - bend
+    assert 0.25 < more[0.0] < 0.6 and 0 < more[1.5] < 0.1
 
 
 def test_errors_are_borrowed_from_what_looks_most_alike():

@@ -65,6 +65,16 @@ def local_to_global(local: np.ndarray) -> np.ndarray:
     return out
 
 
+def global_to_local(turned: np.ndarray) -> np.ndarray:
+    """What :func:`local_to_global` undoes: rotations of all 24 joints in the axes of the root's
+    parent [..., 24, 3, 3] -> to each joint's parent."""
+    local = turned.copy()
+    local[..., 1:, :, :] = (
+        turned[..., list(PARENTS[1:]), :, :].swapaxes(-1, -2) @ turned[..., 1:, :, :]
+    )
+    return local
+
+
 def forward_kinematics(
     local: np.ndarray, rest_joints: np.ndarray, trans: np.ndarray | None = None
 ) -> np.ndarray:

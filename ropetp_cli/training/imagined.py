@@ -19,6 +19,7 @@ from ropetp_cli.body.rot6d import rot6d_to_matrix
 from ropetp_cli.body.rotations import (
     axis_angle_to_matrix,
     forward_kinematics,
+    global_to_local,
     local_to_global,
     matrix_to_axis_angle,
     matrix_to_rot6d,
@@ -26,9 +27,10 @@ from ropetp_cli.body.rotations import (
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, NUM_JOINTS, PARENTS
 from ropetp_cli.camera.placement import look_along
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.evaluation.temporal import knee_bends
 from ropetp_cli.rope.temporal import Frames, speed_in_crops
 from ropetp_cli.training.filming import leg_length, place_camera
-from ropetp_cli.training.mocap import Clip
+from ropetp_cli.training.mocap import Clip, crouched
 from ropetp_cli.training.noise import TURNS_WITH, flattening
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 
@@ -42,6 +44,9 @@ HIGHEST = 6.0
 LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 2, 5, 8, 0.1
 #: In how many windows knees are made straighter than converters left them.
 STRAIGHTER = 0.5
+#: In how many windows Rope seems to bend legs even more, by up to so much, rad, the straighter they
+#: are, and how fast that fades with their bend: it does so on photographs of people who stand.
+CROUCHED, MOST_CROUCHED, CROUCH_FADES = 0.4, 0.8, 0.5
 #: The joint each COCO keypoint goes with: nose, eyes and ears with the head, the others their own.
 GOES_WITH = tuple(
     JOINT_INDEX[name]
@@ -141,10 +146,12 @@ class Imagination:
 
     def __init__(
         self, clips: list[Clip], sightings: Sightings, body: BodyData, frames: int = 150,
-        fps: float = 30.0,
+        fps: float = 30.0, crouched: float = CROUCHED,
     ):  # fmt: skip
-        """``clips`` have rotations; ``sightings`` lend their errors."""
+        """``clips`` have rotations; ``sightings`` lend their errors; in ``crouched`` of the windows
+        Rope seems to bend straight legs even more than there."""
         self.clips, self.body, self.frames, self.fps = clips, body, frames, fps
+        self.crouched = crouched
         windows = windows_of(sightings, body, fps)
         self.offsets = keypoint_offsets(windows)
         self.errors = [_errors(window, self.offsets) for window in windows]
@@ -205,6 +212,8 @@ class Imagination:
         else:
             off = axis_angle_to_matrix(rng.uniform(0.3, 1.0) * errors.turns * [1.0, 1.0, 0.5])
             wrong = off @ _flatter(placed, rng) @ columns
+        if rng.random() < self.crouched:
+            wrong = _crouching(columns, wrong, rng)
         bones = rest.copy()
         for joint, parent in enumerate(PARENTS[1:], start=1):
             bones[joint] = bones[parent] + (rest[joint] - rest[parent]) * errors.lengths[joint]
@@ -225,6 +234,15 @@ class Imagination:
         )
         true = (matrix_to_rot6d(columns), rest, up @ turn)
         return Window(frames, *(torch.as_tensor(v, dtype=torch.float32)[None] for v in true))
+
+
+def _crouching(columns: np.ndarray, wrong: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What was seen, ``wrong`` [N, 24, 3, 3] in crop axes, of legs of ``columns``, the same as they
+    are, with knees bent more, most where they are straight."""
+    straight = np.exp(-knee_bends(global_to_local(columns)).mean(axis=1) / CROUCH_FADES)
+    wavers = gaussian_filter1d(rng.normal(0, 1, len(wrong)), WOBBLE_FRAMES)
+    by = rng.uniform(0, MOST_CROUCHED) * straight * np.exp(0.3 * wavers / wavers.std())
+    return local_to_global(crouched(global_to_local(wrong), by))
 
 
 def _flatter(placed: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -192,16 +192,30 @@ def straightened(rotations: np.ndarray, by: float | np.ndarray) -> np.ndarray:
     [N]), but no further than straight. Thigh and shank take half of it each, so that hip, ankle and
     the way the foot points stay in line."""
     new = rotations.copy()
-    for hip, knee, ankle in _LEGS:
-        bent = matrix_to_axis_angle(rotations[:, knee].astype(np.float64))
+    for leg in _LEGS:
+        bent = matrix_to_axis_angle(rotations[:, leg[1]].astype(np.float64))
         angle = np.linalg.norm(bent, axis=-1)
-        less = np.minimum(by, angle)
-        half = axis_angle_to_matrix(bent * (less / np.maximum(2 * angle, 1e-8))[:, None])
-        back = half.swapaxes(-1, -2)
-        new[:, hip] = rotations[:, hip] @ half
-        new[:, knee] = back @ rotations[:, knee] @ back
-        new[:, ankle] = half @ rotations[:, ankle]
+        less = np.minimum(by, angle) / np.maximum(angle, 1e-8)
+        _stretch(new, leg, axis_angle_to_matrix(bent * (less / 2)[:, None]))
     return new
+
+
+def crouched(rotations: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The opposite: knees of [N, 24, 3, 3] bent by so much more, [N] rad."""
+    new = rotations.copy()
+    half = axis_angle_to_matrix(-0.5 * np.asarray(by)[:, None] * [1.0, 0.0, 0.0])
+    for leg in _LEGS:
+        _stretch(new, leg, half)
+    return new
+
+
+def _stretch(rotations: np.ndarray, leg: list[int], half: np.ndarray) -> None:
+    """Take ``half`` [N, 3, 3], half of a bend of the knee, twice from a ``leg``'s knee."""
+    hip, knee, ankle = leg
+    back = half.swapaxes(-1, -2)
+    rotations[:, hip] = rotations[:, hip] @ half
+    rotations[:, knee] = back @ rotations[:, knee] @ back
+    rotations[:, ankle] = half @ rotations[:, ankle]
 
 
 def some_straightened(rotations: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
