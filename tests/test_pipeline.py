@@ -259,7 +259,7 @@ def test_pose_of_stills_with_given_boxes(tmp_path):
         assert (head[:, 1] < ankle[:, 1]).all()  # px: heads above feet
         x0, y0, x1, y1 = np.array(boxes["bus.png"]).T
         pelvis = file["joints2d"][:, 0]
-        margin = 0.1 * (x1 - x0)  # the second is cut by the picture's edge
+        margin = 0.2 * (x1 - x0)  # the second is cut by the picture's edge, her middle is a guess
         assert ((pelvis[:, 0] > x0 - margin) & (pelvis[:, 0] < x1 + margin)).all()
         assert ((pelvis[:, 1] > y0) & (pelvis[:, 1] < y1)).all()
 
