@@ -16,6 +16,7 @@ from ropetp_cli.body.rotations import (
     axis_angle_to_matrix,
     forward_kinematics,
     global_to_local,
+    knee_bends,
     local_to_global,
     matrix_to_quaternion,
     rot6d_to_matrix,
@@ -24,7 +25,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, PARENT
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.temporal import evaluate, knee_bends
+from ropetp_cli.evaluation.temporal import evaluate
 from ropetp_cli.rope.temporal import (
     Answer,
     Frames,

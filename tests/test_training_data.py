@@ -13,8 +13,8 @@ from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import (
     axis_angle_to_matrix,
     forward_kinematics,
+    knee_bends,
     local_to_global,
-    matrix_to_axis_angle,
     mirror_pose,
 )
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS
@@ -165,12 +165,6 @@ def drawn(poses, body) -> tuple[list[np.ndarray], list[Labels]]:
     repeat, _ = studio.sample(np.random.default_rng([3, 0]))
     assert np.array_equal(repeat, pairs[0][0])
     return [image for image, _ in pairs], [labels for _, labels in pairs]
-
-
-def knee_bends(rotations: np.ndarray) -> np.ndarray:
-    """How far both knees of [N, 24, 3, 3] are bent, [N, 2] rad."""
-    knees = [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]]
-    return np.linalg.norm(matrix_to_axis_angle(rotations[:, knees].astype(float)), axis=-1)
 
 
 @given(by=st.floats(0, 2))

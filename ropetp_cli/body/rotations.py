@@ -6,7 +6,9 @@ Every function takes leading batch axes. Torch's twins live in :mod:`ropetp_cli.
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from ropetp_cli.body.skeleton import MIRROR, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, MIRROR, PARENTS
+
+_KNEES = [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]]
 
 
 def axis_angle_to_matrix(axis_angle: np.ndarray) -> np.ndarray:
@@ -66,13 +68,17 @@ def local_to_global(local: np.ndarray) -> np.ndarray:
 
 
 def global_to_local(turned: np.ndarray) -> np.ndarray:
-    """What :func:`local_to_global` undoes: rotations of all 24 joints in the axes of the root's
-    parent [..., 24, 3, 3] -> to each joint's parent."""
+    """The way back from :func:`local_to_global`, [..., 24, 3, 3] to the same."""
     local = turned.copy()
     local[..., 1:, :, :] = (
         turned[..., list(PARENTS[1:]), :, :].swapaxes(-1, -2) @ turned[..., 1:, :, :]
     )
     return local
+
+
+def knee_bends(local: np.ndarray) -> np.ndarray:
+    """How far the knees of parent-relative rotations [N, 24, 3, 3] are bent, [N, 2] rad."""
+    return np.linalg.norm(matrix_to_axis_angle(local[:, _KNEES]), axis=-1)
 
 
 def forward_kinematics(

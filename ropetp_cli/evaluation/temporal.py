@@ -3,7 +3,7 @@
 import numpy as np
 
 from ropetp_cli.body.model import BodyData
-from ropetp_cli.body.rotations import forward_kinematics, matrix_to_axis_angle
+from ropetp_cli.body.rotations import forward_kinematics, knee_bends
 from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.rope.smoothing import smooth_rotations
@@ -17,12 +17,6 @@ SWINGS = {
 }
 #: rad: a knee bent by less is straight.
 STRAIGHT = 0.35
-_KNEES = [JOINT_INDEX["left_knee"], JOINT_INDEX["right_knee"]]
-
-
-def knee_bends(rotations: np.ndarray) -> np.ndarray:
-    """How far the knees of rotations to the parent [N, 24, 3, 3] are bent, [N, 2] rad."""
-    return np.linalg.norm(matrix_to_axis_angle(rotations[:, _KNEES]), axis=-1)
 
 
 def evaluate(

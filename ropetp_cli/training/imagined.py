@@ -20,6 +20,7 @@ from ropetp_cli.body.rotations import (
     axis_angle_to_matrix,
     forward_kinematics,
     global_to_local,
+    knee_bends,
     local_to_global,
     matrix_to_axis_angle,
     matrix_to_rot6d,
@@ -27,7 +28,6 @@ from ropetp_cli.body.rotations import (
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, NUM_JOINTS, PARENTS
 from ropetp_cli.camera.placement import look_along
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.evaluation.temporal import knee_bends
 from ropetp_cli.rope.temporal import Frames, speed_in_crops
 from ropetp_cli.training.filming import leg_length, place_camera
 from ropetp_cli.training.mocap import Clip, crouched

@@ -13,6 +13,7 @@ from ropetp_cli.body.rot6d import matrix_to_rot6d, rot6d_to_matrix
 from ropetp_cli.body.rotations import (
     axis_angle_to_matrix,
     forward_kinematics,
+    knee_bends,
     local_to_global,
     matrix_to_axis_angle,
     quaternion_to_matrix,
@@ -91,10 +92,8 @@ class Clip:
         """The clip, which has rotations, with knees made straighter by a random angle, the pelvis
         as much higher as the legs get longer. Converters leave the straightest legs a little bent,
         and people stand on straight ones."""
-        bends = np.linalg.norm(
-            matrix_to_axis_angle(self.rotations[:, [leg[1] for leg in _LEGS]]), axis=-1
-        )
-        by = rng.uniform(0, MOST_STRAIGHTENED) * np.percentile(bends, STRAIGHTEST)
+        straightest = np.percentile(knee_bends(self.rotations), STRAIGHTEST)
+        by = rng.uniform(0, MOST_STRAIGHTENED) * straightest
         turns = straightened(self.rotations, by)
         before, after = (
             forward_kinematics(each.astype(float), self.rest) for each in (self.rotations, turns)
