@@ -9,11 +9,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ropetp_cli.body.rotations import knee_bends
 from ropetp_cli.body.skeleton import FEET, JOINT_INDEX
 
 HIPS = (JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"])
 CHUNK = 100
 STATIC = 0.01  # m a frame
+#: rad: a knee bent by less is straight.
+STRAIGHT = 0.35
 
 
 def mean(parts: Iterable[np.ndarray]) -> float:
@@ -122,3 +125,10 @@ def foot_sliding(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
     feet = list(FEET)
     still = np.linalg.norm(np.diff(truth[:, feet], axis=0), axis=-1) < STATIC
     return np.linalg.norm(np.diff(pred[:, feet], axis=0), axis=-1)[still] * 1000
+
+
+def straight_knees(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """By how many degrees more every knee that is straight is bent, one figure a straight knee, of
+    parent-relative rotations ``pred`` and ``truth`` [N, 24, 3, 3]."""
+    bent, straight = knee_bends(pred), knee_bends(truth)
+    return np.degrees(bent - straight)[straight < STRAIGHT]

@@ -9,7 +9,7 @@ import torch
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.body.torch_model import BodyModel
-from ropetp_cli.evaluation.metrics import mpjpe, pa_mpjpe, pve
+from ropetp_cli.evaluation.metrics import mean, mpjpe, pa_mpjpe, pve, straight_knees
 from ropetp_cli.rope.blazepose import import_tflite
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
@@ -65,7 +65,7 @@ def real_figures(poses: CropPoses, crops: CropSet) -> dict[str, float]:
 def rendered_figures(poses: CropPoses, crops: CropSet, body: BodyData) -> dict[str, float]:
     """MPJPE, PA-MPJPE and MPVPE in mm on a rendered set: on all of it, on the crops in which
     nearly every joint is free of occluders and inside the picture (``clear_``), on the others
-    (``hidden_``)."""
+    (``hidden_``). Then by how many degrees straight knees come out bent, nan without any."""
     truth = crops.labels["joints3d"]
     joints = posed_joints(poses.rotations, body.rest_joints(poses.betas))
     model = BodyModel(body)
@@ -90,12 +90,15 @@ def rendered_figures(poses: CropPoses, crops: CropSet, body: BodyData) -> dict[s
     }
     clear = (crops.labels["visible"] > 0).sum(axis=1) >= CLEAR
     groups = {"": np.ones_like(clear), "clear_": clear, "hidden_": ~clear}
-    return {
-        f"{group}{name}": round(float(each[rows].mean()), 2)
+    figures = {
+        f"{group}{name}": float(each[rows].mean())
         for group, rows in groups.items()
         for name, each in errors.items()
         if rows.any()
     }
+    knees = straight_knees(poses.rotations, crops.labels["rotations"])
+    figures["straight_knees_deg"] = mean([knees])
+    return {name: round(value, 2) for name, value in figures.items()}
 
 
 @torch.inference_mode()

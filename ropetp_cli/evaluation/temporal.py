@@ -3,7 +3,7 @@
 import numpy as np
 
 from ropetp_cli.body.model import BodyData
-from ropetp_cli.body.rotations import forward_kinematics, knee_bends
+from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.rope.smoothing import smooth_rotations
@@ -15,8 +15,6 @@ SWINGS = {
     "leg swing %": ("left_ankle", "right_ankle"),
     "arm swing %": ("left_wrist", "right_wrist"),
 }
-#: rad: a knee bent by less is straight.
-STRAIGHT = 0.35
 
 
 def evaluate(
@@ -57,14 +55,13 @@ def _figures(
         tilt = np.degrees(np.arccos(np.clip(world[1, 1], -1, 1)))
         theirs = forward_kinematics(truth, true_rest)
         ours, theirs = ours - ours[:, :1], theirs - theirs[:, :1]
-        bent, straight = knee_bends(smooth), knee_bends(truth)
         found = {
             "MPJPE mm": metrics.mpjpe(ours, theirs),
             "PA-MPJPE mm": metrics.pa_mpjpe(ours, theirs),
             "depth mm": np.abs(ours - theirs)[..., 2].mean(axis=1) * 1000,
             "accel m/s2": metrics.accel(ours, theirs, fps),
             "tilt °": np.full(len(ours), tilt),
-            "knees °": np.degrees(bent - straight)[straight < STRAIGHT],
+            "knees °": metrics.straight_knees(smooth, truth),
         }
         for name, values in found.items():
             errors.setdefault(name, []).append(values)
