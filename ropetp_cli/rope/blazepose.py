@@ -160,7 +160,7 @@ class BlazePose(nn.Module):
     def train_after(self, tap: str | None) -> None:
         """Train what comes after ``tap`` only; all of the network for None.
 
-        What comes before runs without gradients and in bfloat16, on a CPU several times as fast.
+        What comes before runs without gradients.
         """
         self._frozen = self._position[self._node_name(tap)] + 1 if tap else 0
         for index, node in enumerate(self.nodes):
@@ -169,8 +169,7 @@ class BlazePose(nn.Module):
 
     @torch.no_grad()
     def _run_frozen(self, node: dict[str, Any], inputs: list[Tensor]) -> Tensor:
-        with torch.autocast(inputs[0].device.type, torch.bfloat16):
-            return self._run(node, inputs)
+        return self._run(node, inputs)
 
     def _shaped(self, name: str, value: Tensor) -> Tensor:
         if name == "landmarks":

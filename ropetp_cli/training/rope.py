@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.pose import batches, real_figures, rendered_figures
@@ -30,7 +31,7 @@ from ropetp_cli.rope.backbone import BlazePoseBackbone
 from ropetp_cli.rope.blazepose import import_tflite, keep_only
 from ropetp_cli.rope.losses import LossWeights, RopeTargets, rope_loss
 from ropetp_cli.rope.network import Rope, RopeConfig, load_rope, save_rope
-from ropetp_cli.rope.predictor import CropPoses, RopePredictor
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor, has_bfloat16
 from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.crops import CropSet, Sample, augment, collate
 from ropetp_cli.training.fresh import FreshCrops, Studios, pool_of
@@ -213,8 +214,10 @@ class FrozenMaps:
                 ]
             else:
                 samples = [upright(s) for s in samples]
-            # Half precision is noise that training can bear; tests see the maps as they are.
-            with torch.autocast("cpu", torch.bfloat16, enabled=variants > 0):
+            # Half precision, where it is faster, is noise that training can bear; tests see the
+            # maps as they are.
+            half = variants > 0 and has_bfloat16(torch.device("cpu"))
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 maps = rope.backbone.trunk(to_images(pictures_of(samples)))
             if not files:
                 files = [
@@ -438,6 +441,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     Beside them stands ``OUT.ckpt`` with everything the next leg needs.
     """
     torch.manual_seed(options.seed)
+    keep_freed_memory()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" \
         else options.device  # fmt: skip
     body = load_body()
@@ -540,7 +544,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         if not options.train_trunk:
             rope.backbone.net.eval()
         batch = replace(batch, keypoints=spoil(batch.keypoints)).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
             maps = batch.maps
             if options.train_trunk:
                 maps = rope.backbone.trunk(to_images(maps[0]))
