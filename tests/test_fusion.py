@@ -133,6 +133,18 @@ def test_who_never_leaves_a_wall_is_on_it_beside_somebody_on_the_ground():
     assert not fuse_standing([flat, walker], sights, FPS, True, False)[0].level.any()
 
 
+def test_who_is_hardly_seen_does_not_say_where_the_floor_is():
+    people = [line(240, [x, 0.9, -6.0], [x + 0.2, 0.9, -6.0]) for x in (-1.0, 0.0, 1.0)]
+    heights = (0.0, 0.06, -0.27)
+    sights = [
+        seen(path + [0, height, 0], 0.005, seed=k)
+        for k, (path, height) in enumerate(zip(people, heights, strict=True))
+    ]
+    sights[2].trust[:] = 0.05
+    for each in fuse_standing(people, sights, FPS, True, False):
+        assert not each.level.any()
+
+
 def test_a_slope_is_no_step_and_a_wobble_no_jump():
     walk = line(300, [0.0, 0.9, -12.0], [0.0, 0.9, -3.0])
     sloping = walk + np.outer(np.linspace(0, 0.8, 300), [0, 1, 0])

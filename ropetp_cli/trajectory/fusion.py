@@ -262,6 +262,7 @@ def find_levels(
     ]  # fmt: skip
     floor = min(lasting, default=np.sort(every)[len(every) // 2])
     near = np.abs(every - floor) < MIN_LEVEL
+    floor = _weighted_median(every[near], trust[near])  # the lowest may be the least trusted
     on_floor = np.concatenate(paths)[near][:, GROUND].mean(axis=0)
     out = []
     for path, height, level, sight in zip(paths, seen, levels, sights, strict=True):
