@@ -1,10 +1,10 @@
 """Renders the example clip: a mannequin walks a curved path before a camera that stands still, pans
-after it or travels along with it.
+after it or travels along with it, or stands so close that the picture cuts the legs off.
 
-usage: python examples/make_rendered_walk.py OUT_DIR [--camera still|pan|travel]
+usage: python examples/make_rendered_walk.py OUT_DIR [--camera still|pan|travel|close]
 
 Writes ``rendered_walk.mp4`` and ``rendered_walk_truth.npz``, the motion that was rendered
-(``rendered_walk_pan.mp4`` and so on for a moving camera). The gait is made of curves (joint angles
+(``rendered_walk_pan.mp4`` and so on for other cameras). The gait is made of curves (joint angles
 over the stride, after textbook gait figures); the pelvis goes where the standing foot, which does
 not slide, puts it. A moving camera is held by hand: it shakes a little.
 """
@@ -33,6 +33,7 @@ from ropetp_cli.video.writer import VideoWriter
 
 FPS, SECONDS, SIZE = 30.0, 5.0, (960, 540)
 FOCAL = 1000.0
+STANDING = ("still", "close")  # cameras that keep their place and direction
 STRIDE_RATE = 0.92  # strides (two steps) a second
 BETAS = np.array([0.5, 0.3, -0.3, 0, 0, 0, 0, 0, 0, 0])
 
@@ -137,15 +138,18 @@ def cameras(kind: str, pelvis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """World-from-camera [N, 3, 3] and the camera's place [N, 3] m for a walk of ``pelvis`` [N, 3].
 
     ``still`` looks at the middle of the walk, from far enough to see all of it; ``pan`` turns after
-    the person, half of the way; ``travel`` also goes along beside the person, half as fast.
+    the person, half of the way; ``travel`` also goes along beside the person, half as fast;
+    ``close`` stands still where the picture shows people from the hips up, and not all of the walk.
     """
     count = len(pelvis)
     middle = pelvis.mean(axis=0)
     away = max(6.5, 2.5 + np.ptp(pelvis[:, 2]) / 2 + 1.1 * np.ptp(pelvis[:, 0]))
+    if kind == "close":
+        away = 2.4 + np.ptp(pelvis[:, 2]) / 2 + 0.2 * np.ptp(pelvis[:, 0])
     eye = np.tile([middle[0], 1.5, middle[2] + away], (count, 1))
     down = np.radians(5)
     level = level_rotation(np.array([0.0, -np.cos(down), -np.sin(down)]))
-    if kind == "still":
+    if kind in STANDING:
         return np.repeat(level[None], count, axis=0), eye
     rng = np.random.default_rng(11)
     if kind == "travel":
@@ -194,8 +198,8 @@ def render(
             camera = Camera(FOCAL, np.array(SIZE) / 2.0, turns[index : index + 1])
             up = turns[index].T @ np.array([0.0, 1.0, 0.0])
             light = Light(np.array([0.4, -0.7, -0.6]), np.ones(3) * 0.6, up, np.ones(3) * 0.5)
-            if backdrop is None or kind != "still":
-                backdrop = scenery(camera, eyes[index], textured=kind != "still")
+            if backdrop is None or kind not in STANDING:
+                backdrop = scenery(camera, eyes[index], textured=kind not in STANDING)
             vertices, _ = figure.pose(in_camera[index], BETAS.astype(np.float32), outfit.puff)
             vertices = vertices + pelvis[index]
             shaded = light.shade(outfit.colours, figure.normals(vertices))[:, ::-1]
@@ -243,6 +247,6 @@ def shadow(image: np.ndarray, joints: np.ndarray, camera: Camera, eye: np.ndarra
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", default=Path("examples"))
-    parser.add_argument("--camera", choices=["still", "pan", "travel"], default="still")
+    parser.add_argument("--camera", choices=["still", "pan", "travel", "close"], default="still")
     arguments = parser.parse_args()
     main(arguments.out, arguments.camera)

@@ -2,9 +2,10 @@
 from all sides, captured and held against the truth.
 
 usage: python scripts/benchmark_rendered.py MOCAP OUT [--weights DIR] [--path auto|diffusion]
-           [--height]
+           [--height] [--close]
 
-With --height captures are told how tall the filmed body is. Videos are rendered once; captures
+With --height captures are told how tall the filmed body is; with --close the camera stands so near
+that the picture cuts people off. Videos are rendered once (OUT is for one kind of camera); captures
 whose options and weights are the same are taken as they are.
 """
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--path", choices=["auto", "diffusion"], default="auto")
     parser.add_argument("--height", action="store_true")
+    parser.add_argument("--close", action="store_true")
     given = parser.parse_args()
     body = load_body()
     options = CaptureOptions(
@@ -58,7 +60,8 @@ def main() -> None:
             rotations = clip.rotations.astype(np.float64)
             rotations[:, 0] = turn @ rotations[:, 0]
             path = clip.on_floor() * leg_length(rest) / leg_length(clip.rest)
-            render(body, rotations, path @ turn.T - rest[0], video, seed=number)
+            kind = "close" if given.close else "still"
+            render(body, rotations, path @ turn.T - rest[0], video, kind, number)
         try:
             run = capture(video, given.out / video.stem, options, models=models).out
         except RopeTPError as error:

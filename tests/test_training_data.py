@@ -19,6 +19,7 @@ from ropetp_cli.body.rotations import (
 )
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
+from ropetp_cli.people.crops import CROP_SCALE
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.rope.depthwise import Depthwise5
@@ -536,8 +537,9 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     assert straight.rotations == pytest.approx(clip.rotations, abs=1e-6)
     shot = film(Figure(body), Backdrops([]), clip, np.random.default_rng(3))
     assert shot.crops.shape == (count, 256, 256, 3) and shot.crops.std() > 10
-    assert np.abs(shot.joints2d).max() < 1.0
-    assert np.ptp(shot.joints2d, axis=1).max(axis=1) == pytest.approx(1.45, abs=0.25)
+    assert shot.boxes.min() > 0 and shot.boxes.max() < 256
+    sides = (shot.boxes[:, 2:] - shot.boxes[:, :2]).max(axis=1)
+    assert sides == pytest.approx(256 / CROP_SCALE, rel=0.1)
     predictor = RopePredictor(load_rope(find_weights("rope"), body))
     answer, keypoints = look_at(shot, Detector(), predictor)
     seen = sighting(
@@ -551,3 +553,28 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     assert errors.lengths == pytest.approx(1, abs=0.35)
     away = seen.frames(0, body.rest_joints(shot.betas), clip.fps)
     assert away.velocity.norm(dim=-1).mean() == pytest.approx(0.3 * 30 / count, abs=0.6)
+
+
+def test_a_picture_may_end_in_the_person_filmed(body):
+    """Beyond its edge is nothing, and the crop is about what is inside."""
+    count, rest = 12, body.rest_joints(np.zeros(10))
+    rotations = np.tile(np.eye(3, dtype=np.float32), (count, NUM_JOINTS, 1, 1))
+    joints = forward_kinematics(rotations, rest, -rest[0]).astype(np.float32)
+    root = np.linspace([0, 0.95, 0], [0.3, 0.95, 0], count).astype(np.float32)
+    clip = Clip("t", "s", "asf", "", joints, root, 30.0, rotations, rest - rest[0])
+    figure, edges = Figure(body), set()
+    for seed in range(5):
+        whole, shot = (
+            film(figure, Backdrops([]), clip, np.random.default_rng(seed), cut)
+            for cut in (False, True)
+        )
+        assert not (whole.crops == 0).all(axis=-1).all(axis=1).any()
+        black = (shot.crops == 0).all(axis=-1)
+        rows, columns = black.all(axis=2).any(axis=0), black.all(axis=1).any(axis=0)
+        sides = (rows[0], rows[-1], columns[0], columns[-1])
+        assert any(sides)
+        edges.add(sides)
+        for beyond, (x0, y0, x1, y1) in zip(black, np.rint(shot.boxes).astype(int), strict=True):
+            assert beyond[max(y0, 0) : y1, max(x0, 0) : x1].mean() < 0.05
+            assert max(x1 - x0, y1 - y0) == pytest.approx(256 / CROP_SCALE, rel=0.1)
+    assert len(edges) > 1

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ropetp_cli.body.model import load_body
-from ropetp_cli.body.rotations import axis_angle_to_matrix, yaw_matrix
+from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, yaw_matrix
 from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_BETAS, NUM_JOINTS
 from ropetp_cli.camera.gravity import LEVEL
 from ropetp_cli.camera.placement import look_along
@@ -27,7 +27,6 @@ from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.rope.upright import NEAR
 from ropetp_cli.training.augment import degrade
-from ropetp_cli.training.detections import person_boxes
 from ropetp_cli.training.mocap import Clip, load_turned_clips
 from ropetp_cli.training.sightings import Sightings, sighting
 from ropetp_cli.training.synthetic import (
@@ -48,17 +47,20 @@ _LEG = [JOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]
 _LEAST_FRAMES = 60
 #: The share of windows in which something stands before the person for a while.
 _HIDDEN_SHARE = 0.35
+#: How often each edge of the picture (left, top, right, bottom) cuts people whom the picture cuts,
+#: and the least that is left of them inside it, as a share of their width or height.
+_EDGES = ((0.3, 0.45), (0.1, 0.7), (0.3, 0.45), (0.6, 0.35))
 
 
 @dataclass
 class Film:
-    """A window's N crops uint8 RGB [N, 256, 256, 3] and joints2d [N, 24, 2] in -1..1 of them;
-    ``turn`` [N, 3, 3]: from each crop's axes to the camera's, ``width`` [N]: the crop's at one
-    metre; ``camera`` [3, 3] from the world's to the camera's; the pose as filmed: rotations
-    [N, 24, 3, 3], the pelvis's in the world, and betas [10]."""
+    """A window's N crops uint8 RGB [N, 256, 256, 3] and the ``boxes`` [N, 4] px in them of what is
+    inside the picture; ``turn`` [N, 3, 3]: from each crop's axes to the camera's, ``width`` [N]:
+    the crop's at one metre; ``camera`` [3, 3] from the world's to the camera's; the pose as filmed:
+    rotations [N, 24, 3, 3], the pelvis's in the world, and betas [10]."""
 
     crops: np.ndarray
-    joints2d: np.ndarray
+    boxes: np.ndarray
     turn: np.ndarray
     width: np.ndarray
     camera: np.ndarray
@@ -89,8 +91,34 @@ def place_camera(
     return position, tilt[1] @ tilt[0] @ LEVEL @ yaw_matrix(-side)
 
 
-def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Generator) -> Film:
-    """``clip``, which has rotations, on a random body before a random camera."""
+def draw_edges(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The edges (left, top, right, bottom) at one metre of a picture that cuts somebody whose
+    joints are at ``places`` [N, 24, 3] before the camera: one edge at least, and enough of the
+    person in every frame."""
+    flat = places[..., :2] / places[..., 2:]
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    margin = 0.08 * (high - low).max(axis=1, keepdims=True)
+    low, high = low - margin, high + margin
+    often, least = (np.array(column) for column in zip(*_EDGES, strict=True))
+    cuts = np.zeros(4, bool)
+    while not cuts.any() or cuts[0] and cuts[2]:
+        cuts = rng.random(4) < often
+    shown = rng.uniform(least, 1.0)
+    first = (high - shown[:2] * (high - low)).min(axis=0)
+    last = (low + shown[2:] * (high - low)).max(axis=0)
+    nearest = np.concatenate([first, last])
+    return np.where(cuts, nearest, [-np.inf, -np.inf, np.inf, np.inf])
+
+
+def film(
+    figure: Figure,
+    backdrops: Backdrops,
+    clip: Clip,
+    rng: np.random.Generator,
+    cut: bool = False,
+) -> Film:
+    """``clip``, which has rotations, on a random body before a random camera; ``cut`` by the edge
+    of the picture, or whole."""
     seed = int(rng.integers(2**31))
     betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5).astype(np.float32)
     outfit = draw_outfit(figure, rng)
@@ -105,22 +133,30 @@ def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Genera
     if rng.random() < _HIDDEN_SHARE:
         long = int(count * rng.uniform(0.2, 0.7))
         hidden = range(first := int(rng.integers(count - long + 1)), first + long)
+    across = (np.arange(CROP) + 0.5) / CROP - 0.5
+    rays = np.stack([*np.meshgrid(across, across), np.ones((CROP, CROP))], axis=-1)
     loose = CROP_SCALE * np.exp(rng.normal(0, 0.02, count))
+    edges = np.array([-np.inf, -np.inf, np.inf, np.inf])
+    if cut:
+        joints = forward_kinematics(clip.rotations, rest[1])
+        edges = draw_edges((joints - joints[:, :1] + (path - position)[:, None]) @ camera.T, rng)
     crops = np.empty((count, CROP, CROP, 3), np.uint8)
-    joints2d, turns = np.empty((count, NUM_JOINTS, 2)), np.empty((count, 3, 3))
-    widths = np.empty(count)
+    boxes, turns, widths = np.empty((count, 4)), np.empty((count, 3, 3)), np.empty(count)
     for k in range(count):
         local = clip.rotations[k].copy()
         local[0] = camera @ local[0]
-        vertices, joints = figure.pose(local.astype(np.float32), betas, outfit.puff)
-        shift = camera @ (path[k] - position)
+        vertices, _ = figure.pose(local.astype(np.float32), betas, outfit.puff)
         shaded = light.shade(outfit.colours, figure.normals(vertices))
-        seen = vertices + shift
-        box = _box(seen)
+        seen = vertices + camera @ (path[k] - position)
+        if seen[:, 2].min() < 0.3:
+            raise RopeTPError("somebody walks through the camera")
+        shown = _inside(seen, edges)
+        box = _box(seen[shown])
         turns[k] = look_along((box[:2] + box[2:])[None] / 2, 1.0, np.zeros(2))[0]
-        seen, placed = seen @ turns[k], (joints + shift) @ turns[k]
-        box = _box(seen)
+        seen = seen @ turns[k]
+        box = _box(seen[shown])
         width = widths[k] = float(loose[k] * (box[2:] - box[:2]).max())
+        boxes[k] = (box / width + 0.5) * CROP
         colour, depth = rasterize(seen, figure.faces, shaded, width, _RENDER, flat=False)
         drawn = depth < _FAR
         image = room.copy()
@@ -128,28 +164,32 @@ def film(figure: Figure, backdrops: Backdrops, clip: Clip, rng: np.random.Genera
         image = cv2.resize(image, (CROP, CROP), interpolation=cv2.INTER_AREA)
         image = (image * 255).astype(np.uint8)
         if k in hidden:
-            covered, around = np.zeros((CROP, CROP), bool), (box / width + 0.5) * CROP
-            backdrops.cover(image, covered, around, np.random.default_rng(seed), least=1)
+            covered = np.zeros((CROP, CROP), bool)
+            backdrops.cover(image, covered, boxes[k], np.random.default_rng(seed), least=1)
         crops[k] = degrade(image, np.random.default_rng(seed))
-        joints2d[k] = placed[:, :2] / placed[:, 2:] * (2 / width)
-    return Film(crops, joints2d, turns, widths, camera, clip.rotations, betas)
+        if cut:
+            crops[k][~_inside(rays * [width, width, 1] @ turns[k].T, edges)] = 0
+    return Film(crops, boxes, turns, widths, camera, clip.rotations, betas)
+
+
+def _inside(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Which points [..., 3] before a camera are inside ``edges`` (xyxy at one metre)."""
+    flat = points[..., :2] / points[..., 2:]
+    return ((flat > edges[:2]) & (flat < edges[2:])).all(axis=-1)
 
 
 def _box(points: np.ndarray) -> np.ndarray:
     """xyxy [4] of points [V, 3] before a camera, at one metre."""
-    if points[:, 2].min() < 0.3:
-        raise RopeTPError("somebody walks through the camera")
     flat = points[:, :2] / points[:, 2:]
     return np.concatenate([flat.min(0), flat.max(0)])
 
 
 def look_at(shot: Film, detector: Detector, rope: RopePredictor) -> tuple[CropPoses, np.ndarray]:
     """What Rope answers for a film's N crops, and the detector's keypoints [N, 17, 3] in them."""
-    boxes = person_boxes(shot.joints2d)
     answers, keypoints = [], []
-    for start in range(0, len(boxes), 16):
+    for start in range(0, len(shot.crops), 16):
         rows = slice(start, start + 16)
-        found = detector.keypoints_in_crops(shot.crops[rows][..., ::-1], boxes[rows])
+        found = detector.keypoints_in_crops(shot.crops[rows][..., ::-1], shot.boxes[rows])
         found[..., :2] = np.where(found[..., 2:] > 0, found[..., :2] * 2 / CROP_PX - 1, 0)
         keypoints.append(found)
         answers.append(rope.predict(shot.crops[rows], found))
@@ -185,11 +225,13 @@ def film_all(
     weights: Path | None = None,
     quick: bool = False,
     straight: float = 0.0,
+    cut: float = 0.0,
     seed: int = 0,
 ) -> Sightings:
     """Film ``count`` windows of ``mocap`` and write what Rope sees of them to ``out`` (npz).
     LSPET's ``crops`` and ``joints`` give photographic backgrounds; in ``straight`` of the windows
-    knees are made straighter (:meth:`~ropetp_cli.training.mocap.Clip.straighter`)."""
+    knees are made straighter (:meth:`~ropetp_cli.training.mocap.Clip.straighter`), in ``cut`` of
+    them the picture ends somewhere in the person."""
     body = load_body()
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
@@ -204,7 +246,7 @@ def film_all(
         if straight > 0 and rng.random() < straight:
             clip = clip.straighter(rng)
         try:
-            shot = film(figure, backdrops, clip, rng)
+            shot = film(figure, backdrops, clip, rng, cut > 0 and rng.random() < cut)
         except RopeTPError:
             continue
         answer, keypoints = look_at(shot, detector, rope)
@@ -236,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="Rope's; the shipped ones if not given")
     parser.add_argument("--quick", action="store_true", help="one look, as capture --quick")
     parser.add_argument("--straight", type=float, default=0.0, help="share with straighter knees")
+    parser.add_argument("--cut", type=float, default=0.0, help="share cut by the picture's edge")
     parser.add_argument("--seed", type=int, default=0)
     film_all(**vars(parser.parse_args(arguments)))
 

@@ -114,7 +114,7 @@ class Clip:
         """
         toes = self.joints[:, list(FEET)] + self.root[:, None]
         speed = np.linalg.norm(np.gradient(toes, axis=0), axis=-1) * self.fps
-        still = toes[..., 1][speed < np.maximum(STILL, np.percentile(speed, 5))]
+        still = toes[..., 1][speed <= np.maximum(STILL, np.percentile(speed, 5))]
         floor = np.percentile(still, 10) - TOE_HEIGHT
         return self.root - np.array([self.root[0, 0], floor, self.root[0, 2]], self.root.dtype)
 
