@@ -38,10 +38,10 @@ from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 WOBBLE, WOBBLE_FRAMES = 0.025, 5.0
 #: How high, m, a camera may hang: as a guard's, higher than those of the films.
 HIGHEST = 6.0
-#: How often errors come from frames that look alike, of one in so many windows; so many frames
-#: apart they are sought, the so many most alike, and going on elsewhere costs so much, in lengths
-#: of a leg.
-LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 2, 5, 8, 0.1
+#: How often errors come from frames that look alike, of one in so many windows, in which much the
+#: same of people was seen; so many frames apart they are sought, the so many most alike, and going
+#: on elsewhere costs so much, in lengths of a leg.
+LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 3, 5, 8, 0.1
 #: In how many windows knees are made straighter than converters left them.
 STRAIGHTER = 0.5
 #: In how many windows Rope seems to bend legs even more, by up to so much, rad, the straighter they
@@ -192,12 +192,19 @@ class Imagination:
         columns = local_to_global(turned)
         placed = seen @ turn
         if alike := rng.random() < LIKE:
-            chosen = rng.permutation(len(self.errors))[: -(-len(self.errors) // LENDERS)]
-            errors = errors_like(looks_of(placed, rest), [self.errors[k] for k in chosen])
+            errors = errors_like(looks_of(placed, rest), self._lenders(rng))
         else:
             errors = self.errors[rng.integers(len(self.errors))].stretched(len(clip))
         up = camera[:, 1]
         return self._seen(columns, placed, pelvis, turn, up, rest, errors, alike, rng)
+
+    def _lenders(self, rng: np.random.Generator) -> list[Errors]:
+        """Windows in which about the same of people was seen, as in one drawn by chance: who is cut
+        by the picture's edge does not lend to those who are not."""
+        seen = np.array([errors.confidence.mean(axis=0) for errors in self.errors])
+        unlike = np.linalg.norm(seen - seen[rng.integers(len(seen))], axis=1)
+        count = -(-len(seen) // LENDERS)
+        return [self.errors[k] for k in np.argsort(unlike, kind="stable")[:count]]
 
     def _seen(
         self, columns: np.ndarray, placed: np.ndarray, pelvis: np.ndarray, turn: np.ndarray,
