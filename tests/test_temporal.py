@@ -43,6 +43,7 @@ from ropetp_cli.training.imagined import (
     Imagination,
     _crouching,
     errors_like,
+    seen_alike,
 )
 from ropetp_cli.training.mocap import Clip
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
@@ -395,6 +396,20 @@ def test_errors_are_borrowed_from_what_looks_most_alike():
     assert len(found) == len(there)
     np.testing.assert_allclose(found.turns[:20], lenders[0].turns[:20])
     np.testing.assert_allclose(found.turns[25:], lenders[2].turns[23:])
+
+
+def test_who_is_cut_does_not_lend_to_those_who_are_not():
+    def lender(seen: float) -> Errors:
+        sure = np.ones((20, 24))
+        sure[:, 12:] = seen
+        rest = np.zeros((20, 24, 3)), np.zeros((20, 17, 2)), np.ones((20, 17))
+        return Errors(*rest, sure, np.ones(24), np.zeros((20, 72)))
+
+    windows = [lender(seen) for seen in (0.9, 0.1, 0.8, 0.2, 0.85, 0.15)]
+    for seed in range(10):
+        chosen = seen_alike(windows, np.random.default_rng(seed))
+        seen = [errors.confidence[0, -1] for errors in chosen]
+        assert len(seen) == 2 and np.ptp(seen) < 0.2
 
 
 def test_training_imagines_windows_of_motion_capture(tmp_path, body):

@@ -105,6 +105,15 @@ class Errors:
         return cls(lengths=parts[0].lengths, **values)
 
 
+def seen_alike(windows: list[Errors], rng: np.random.Generator) -> list[Errors]:
+    """The ``windows`` in which about as much of people was seen as in one of them, drawn by chance:
+    who is cut by the picture's edge does not lend to those who are not."""
+    seen = np.array([window.confidence.mean(axis=0) for window in windows])
+    unlike = np.linalg.norm(seen - seen[rng.integers(len(seen))], axis=1)
+    count = -(-len(seen) // LENDERS)
+    return [windows[k] for k in np.argsort(unlike, kind="stable")[:count]]
+
+
 def errors_like(looks: np.ndarray, lenders: list[Errors]) -> Errors:
     """The errors that ``lenders`` made on what looks most like ``looks`` [N, 72].
 
@@ -192,19 +201,11 @@ class Imagination:
         columns = local_to_global(turned)
         placed = seen @ turn
         if alike := rng.random() < LIKE:
-            errors = errors_like(looks_of(placed, rest), self._lenders(rng))
+            errors = errors_like(looks_of(placed, rest), seen_alike(self.errors, rng))
         else:
             errors = self.errors[rng.integers(len(self.errors))].stretched(len(clip))
         up = camera[:, 1]
         return self._seen(columns, placed, pelvis, turn, up, rest, errors, alike, rng)
-
-    def _lenders(self, rng: np.random.Generator) -> list[Errors]:
-        """Windows in which about the same of people was seen, as in one drawn by chance: who is cut
-        by the picture's edge does not lend to those who are not."""
-        seen = np.array([errors.confidence.mean(axis=0) for errors in self.errors])
-        unlike = np.linalg.norm(seen - seen[rng.integers(len(seen))], axis=1)
-        count = -(-len(seen) // LENDERS)
-        return [self.errors[k] for k in np.argsort(unlike, kind="stable")[:count]]
 
     def _seen(
         self, columns: np.ndarray, placed: np.ndarray, pelvis: np.ndarray, turn: np.ndarray,
