@@ -87,6 +87,29 @@ def _conv(name: str, source: str, shape: list[int], inputs: int, **fields) -> di
     return {**node, "activation": "none", **fields}
 
 
+def test_half_precision_is_for_matrices_over_the_channels():
+    """Depthwise filters and the first stage answer to the last digit as without it."""
+    nodes = [
+        _conv("wide", "image", [4, 64, 64], 3, kernel=[1, 1], pad=[0] * 4),
+        _conv("spread", "image", [3, 64, 64], 3, groups=3),
+        _conv("narrow", "image", [4, 32, 32], 3, kernel=[1, 1], stride=[2, 2], pad=[0] * 4),
+    ]
+    spec = {"variant": "toy", "nodes": nodes, "outputs": {}, "taps": {n: n for n in _WAYS}}
+    network = BlazePose.from_spec(spec).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        alone = network.features(image, _WAYS)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = network.features(image, _WAYS)
+    assert [mixed[name].dtype for name in _WAYS] == [torch.float32, torch.float32, torch.bfloat16]
+    assert torch.equal(mixed["wide"], alone["wide"])
+    assert torch.equal(mixed["spread"], alone["spread"])
+    assert torch.allclose(mixed["narrow"].float(), alone["narrow"], atol=0.02)
+
+
+_WAYS = ("wide", "spread", "narrow")
+
+
 def _toy_spec() -> dict:
     nodes = [
         _conv("a", "image", [4, 4, 4], 3, stride=[2, 2], pad=[0, 1, 0, 1], activation="relu"),

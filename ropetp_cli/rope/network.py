@@ -93,8 +93,11 @@ class Rope(nn.Module):
 
     def forward(self, images: Tensor, keypoints: Tensor | None = None) -> RopeOutput:
         """``images`` [B, 3, 256, 256] RGB, 0..1; ``keypoints`` [B, 17, 3] the detector's, if
-        there are any: x, y in -1..1 of the crop, confidence."""
-        return self.from_features(self.backbone.trunk(images), keypoints)
+        there are any: x, y in -1..1 of the crop, confidence. Under autocast the trunk alone, nearly
+        all of the work, is in half precision: people waver in depth by its last digits."""
+        maps = [m.float() for m in self.backbone.trunk(images)]
+        with torch.autocast(images.device.type, enabled=False):
+            return self.from_features(maps, keypoints)
 
     def from_features(self, maps: list[Tensor], keypoints: Tensor | None = None) -> RopeOutput:
         """The rest of the network on the trunk's maps, fresh or cached."""

@@ -57,7 +57,7 @@ AGAIN = 8
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16 itself; elsewhere it would be slower. With
-    AVX512-BF16 and no AMX (Zen 4) a crop takes 37 ms on two cores instead of 62."""
+    AVX512-BF16 and no AMX (Zen 4) a crop takes 51 ms on two cores instead of 64."""
     if device.type == "cpu":
         names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"
         return any(getattr(torch.cpu, name, lambda: False)() for name in names)
