@@ -174,6 +174,7 @@ def assemble_motion(scene: Scene, camera: Camera, body: str) -> Motion:
         frame_index=track.frames[source],
         boxes=track.boxes[source],
         confidence=poses.confidence.mean(axis=1) * track.seen[source],
+        joint_confidence=poses.confidence * track.seen[source, None],
         contacts=scene.contacts,
         joints2d=poses.joints2d,
         camera_poses=matrix_to_axis_angle(poses.rotations).reshape(-1, 72),

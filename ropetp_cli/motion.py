@@ -159,11 +159,11 @@ class Motion:
 
     poses [N, 72] axis-angle; trans [N, 3] m, SMPL's (pelvis = trans + J0(betas)); betas [10];
     fps frames a second; joints [N, 24, 3] m in the world; timestamps [N] s in the source video;
-    frame_index [N] nearest source frame; boxes [N, 4] xyxy px; confidence [N] 0..1;
-    contacts [N, 2] 0..1 (left, right foot on the floor); joints2d [N, 24, 2] px;
-    camera_poses [N, 72] and camera_trans [N, 3]: the same body in camera axes; camera_rotation
-    [N, 3, 3] world-from-camera; camera_focal px; camera_center [2] px. ``body`` names the body
-    model, with its sha256.
+    frame_index [N] nearest source frame; boxes [N, 4] xyxy px; confidence [N] 0..1, and of every
+    joint joint_confidence [N, 24] (where none is given, the frame's); contacts [N, 2] 0..1 (left,
+    right foot on the floor); joints2d [N, 24, 2] px; camera_poses [N, 72] and camera_trans [N, 3]:
+    the same body in camera axes; camera_rotation [N, 3, 3] world-from-camera; camera_focal px;
+    camera_center [2] px. ``body`` names the body model, with its sha256.
 
     A motion read from a file that has no video behind it (any AMASS npz) leaves the fields after
     ``joints`` to their neutral values.
@@ -178,6 +178,7 @@ class Motion:
     frame_index: np.ndarray | None = None
     boxes: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    joint_confidence: np.ndarray | None = None
     contacts: np.ndarray | None = None
     joints2d: np.ndarray | None = None
     camera_poses: np.ndarray | None = None
@@ -196,6 +197,7 @@ class Motion:
             "frame_index": lambda: np.arange(count),
             "boxes": lambda: np.zeros((count, 4)),
             "confidence": lambda: np.ones(count),
+            "joint_confidence": lambda: np.repeat(np.reshape(self.confidence, (-1, 1)), 24, axis=1),
             "contacts": lambda: np.zeros((count, 2)),
             "joints2d": lambda: np.zeros((count, 24, 2)),
             "camera_poses": lambda: self.poses.copy(),
@@ -212,7 +214,8 @@ class Motion:
         shapes = {
             "poses": (count, 72), "trans": (count, 3), "betas": (10,), "joints": (count, 24, 3),
             "timestamps": (count,), "frame_index": (count,), "boxes": (count, 4),
-            "confidence": (count,), "contacts": (count, 2), "joints2d": (count, 24, 2),
+            "confidence": (count,), "joint_confidence": (count, 24), "contacts": (count, 2),
+            "joints2d": (count, 24, 2),
             "camera_poses": (count, 72), "camera_trans": (count, 3),
             "camera_rotation": (count, 3, 3), "camera_center": (2,),
         }  # fmt: skip

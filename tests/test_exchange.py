@@ -52,6 +52,7 @@ def make_motion(body, frames=7, seed=0, fps=30.0, **changes) -> Motion:
         "frame_index": 60 + np.arange(frames),
         "boxes": rng.uniform(0, 900, (frames, 4)),
         "confidence": rng.random(frames),
+        "joint_confidence": rng.random((frames, 24)),
         "contacts": rng.random((frames, 2)),
         "joints2d": rng.uniform(0, 900, (frames, 24, 2)),
         "camera_poses": rng.normal(size=(frames, 72)),
@@ -70,6 +71,7 @@ def assert_same(a: Motion, b: Motion, tolerance: float = 1e-5) -> None:
     for name in (
         "trans", "betas", "joints", "timestamps", "frame_index", "confidence", "contacts",
         "camera_poses", "camera_trans", "camera_rotation", "camera_center", "fps", "camera_focal",
+        "joint_confidence",
     ):  # fmt: skip
         assert np.allclose(getattr(a, name), getattr(b, name), atol=tolerance), name
     assert np.allclose(a.boxes, b.boxes, atol=1e-3) and np.allclose(
@@ -88,6 +90,14 @@ def test_npz_comes_back_as_it_went(body, tmp_path, up):
     save_motion(motion, tmp_path / "a.npz", up=up)
     assert_same(load_motion(tmp_path / "a.npz"), motion)
     assert load_motion(tmp_path / "a.npz").fps == motion.fps
+
+
+def test_a_file_that_knows_no_joints_confidence_has_the_frames(body, tmp_path):
+    motion = make_motion(body, joint_confidence=None)
+    assert motion.joint_confidence.shape == (7, 24)
+    assert (motion.joint_confidence == motion.confidence[:, None]).all()
+    with pytest.raises(RopeTPError, match=r"Motion\.joint_confidence"):
+        make_motion(body, joint_confidence=np.ones((7, 3)))
 
 
 def test_npz_is_z_up_and_consistent_in_the_file(body, tmp_path):

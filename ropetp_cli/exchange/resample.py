@@ -13,7 +13,9 @@ from ropetp_cli.body.rotations import (
 from ropetp_cli.exchange import rest_joints
 from ropetp_cli.motion import Motion, frames_within
 
-LINEAR = ("trans", "boxes", "confidence", "contacts", "joints2d", "camera_trans")
+LINEAR = (
+    "trans", "boxes", "confidence", "joint_confidence", "contacts", "joints2d", "camera_trans",
+)  # fmt: skip
 
 
 def resampled(motion: Motion, fps: float) -> Motion:
