@@ -224,7 +224,7 @@ class TestFuseWithGravity:
         assert angle_between(fused, world).max() < 2.0
 
     def test_without_votes_the_camera_is_held_as_they_are(self):
-        relative = yaw_matrix(np.linspace(-0.5, 0.5, 11))
+        relative = yaw_matrix(np.linspace(-0.1, 0.1, 11))
         lying = np.tile([1.0, 0, 0], (11, 1))
         fused = fuse_with_gravity(
             relative, [np.arange(11)], [lying], [np.full((11, 2), np.pi)], 30.0
@@ -305,6 +305,11 @@ class TestGravity:
             for up in (down, askew)
         )
         assert 3 < tilted < 5 and 1 < rolled < 0.7 * tilted
+
+    def test_a_camera_held_askew_is_found_so_if_people_say_it_is(self):
+        up = axis_angle_to_matrix(np.radians([20.0, 0, 25.0])) @ [0, -1.0, 0]
+        found = self.still((up, 0.08), count=50)
+        assert np.degrees(np.arccos(found[0, 1] @ up)) < 5.0
 
     def test_a_lying_person_does_not_tilt_the_world(self):
         up, lying = camera_down(10.0)[1], np.array([1.0, 0, 0])

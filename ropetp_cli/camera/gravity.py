@@ -2,20 +2,22 @@
 that is walked on."""
 
 import numpy as np
+from scipy.optimize import minimize
 
 from ropetp_cli.body.skeleton import ANKLES, FEET
 
 #: World-from-camera of a level camera: x stays, y and z turn over (OpenCV -> y up).
 LEVEL = np.diag([1.0, -1.0, -1.0])
 
-#: How cameras are held that film people: at the height of the eyes, so a little downwards, and by
-#: how much they are off that in roll and in pitch.
-DOWN, ROLL, PITCH = np.radians(3.0), np.radians(2.0), np.radians(5.0)
+#: How cameras are held that film people: a little downwards, and by how much they are off that in
+#: roll and in pitch; some of them are off by far more.
+DOWN, ROLL, PITCH = np.radians(5.0), np.radians(2.0), np.radians(10.0)
 #: What one frame says of roll and of pitch is off by the same in the next ones, s; and one person
-#: is by so much at least.
-SAME_FOR, SAME_FOR_ALL = np.array([[1.0], [3.0]]), np.radians(1.5)
-#: What is so many times its own error off counts half.
-DOUBTED = 2.0
+#: says no more than so many frames that know nothing of one another.
+SAME_FOR, ONE_PERSON = np.array([[1.0], [3.0]]), 2.0
+#: What is so many times its own error off counts half: what people's balance says, and how cameras
+#: are held.
+DOUBTED, ASKEW = 3.0, 1.0
 #: How far off people's balance is on the whole, and the most that the floor may say against it.
 UPRIGHT_ERROR, MOST_SLOPE = np.radians(2.0), np.radians(10.0)
 FLOOR_LAG = 2.0  # s between two places whose heights are compared
@@ -53,54 +55,52 @@ def fuse_with_gravity(
     ``rotation`` [N, 3, 3] camera_0-from-camera_i (one identity for a camera that stands still). Of
     every person ``up`` [K, 3], a direction in the axes of camera ``frames`` [K], as Rope over time
     says it, and ``error`` [K, 2] rad, by how much that may be off in roll and in pitch. What all
-    say is weighed against how cameras are held: the direction u that is nearest to all in the sense
-    of least squares,
+    say is weighed against how cameras are held: up is the direction u of least
 
-        sum_k (u - u_k)' W_k (u - u_k) + mean_i (x_i . u / ROLL)^2 + ((z_i . u + DOWN) / PITCH)^2,
+        sum_k w_k rho(|u - u_k|^2 / error_k^2) + mean_i rho((x_i . u / ROLL)^2)
+            + mean_i rho(((z_i . u + DOWN) / PITCH)^2),
 
-    x_i and z_i being where camera i's right and front point in camera_0's axes. Whatever is far off
-    the answer, frames or how cameras are held, counts less.
+    x_i and z_i being where camera i's right and front point in camera_0's axes. rho grows slowly
+    with what is far off, so several answers may each contradict somebody; they are sought from
+    what everybody says.
     """
-    level = np.einsum("nij,j->ni", rotation, np.array([0.0, -1.0, 0.0])).mean(axis=0)
     told = [np.einsum("kij,kj->ki", rotation[f], u) for f, u in zip(frames, up, strict=True)]
     ahead = [rotation[f][:, :, 2] for f in frames]
-    best = level / max(np.linalg.norm(level), 1e-9)
-    for doubted in [np.inf] + 10 * [DOUBTED]:
-        total, pull = np.eye(3), level  # level to a radian, if all else is silent
+
+    def cost(up: np.ndarray) -> float:
+        up = up / np.linalg.norm(up)
+        total = 0.0
         for axis, mean, spread in ((0, 0.0, ROLL), (2, -np.sin(DOWN), PITCH)):
-            side = rotation[:, :, axis]
-            weight = 1 / (spread**2 + ((side @ best - mean) / doubted) ** 2) / len(side)
-            total = total + (side.T * weight) @ side
-            pull = pull + mean * weight @ side
-        for directions, front, doubt in zip(told, ahead, error, strict=True):
-            weight = _weights(directions, front, doubt, best, doubted, fps)
-            total = total + weight.sum(axis=0)
-            pull = pull + np.einsum("kij,kj->i", weight, directions)
-        best = np.linalg.solve(total, pull)
-        best /= np.linalg.norm(best)
-    return level_rotation(best) @ rotation
+            total += _robust(((rotation[:, :, axis] @ up - mean) / spread) ** 2, ASKEW).mean()
+        for balance, front, doubt in zip(told, ahead, error, strict=True):
+            total += _imbalance(up, balance, front, doubt, fps)
+        return total
+
+    starts = [-rotation[0, :, 1], *(balance.mean(axis=0) for balance in told)]
+    found = [minimize(cost, start) for start in starts if np.linalg.norm(start) > 0.1]
+    return level_rotation(min(found, key=lambda each: each.fun).x) @ rotation
 
 
-def _weights(
-    up: np.ndarray,
-    ahead: np.ndarray,
-    error: np.ndarray,
-    best: np.ndarray,
-    doubted: float,
-    fps: float,
-) -> np.ndarray:
-    """The matrices W_k [K, 3, 3] of one person's ``up`` [K, 3], off by ``error`` [K, 2] in roll and
-    in pitch of cameras that look ``ahead`` [K, 3], if ``best`` [3] is up."""
-    sideways = np.cross(up, ahead)
+def _robust(squared: np.ndarray, doubted: float) -> np.ndarray:
+    """Half of a ``squared`` error over its spread; far off, where it is more than ``doubted`` times
+    the spread, its logarithm."""
+    return doubted**2 / 2 * np.log1p(squared / doubted**2)
+
+
+def _imbalance(
+    up: np.ndarray, told: np.ndarray, ahead: np.ndarray, error: np.ndarray, fps: float
+) -> float:
+    """What it costs that ``up`` [3] is not as one person has ``told`` [K, 3], off by ``error`` [K, 2]
+    rad in roll and in pitch of cameras that look ``ahead`` [K, 3]."""
+    sideways = np.cross(told, ahead)
     sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
-    off = up - best
+    off = told - up
     rolled = (off * sideways).sum(axis=1) ** 2
-    tilted = (off**2).sum(axis=1) - rolled
-    far = rolled / error[:, 0] ** 2 + tilted / error[:, 1] ** 2
-    sure = 1 / (error.T**2 * (1 + far / doubted**2) * SAME_FOR * fps)
-    roll, pitch = sure / (1 + SAME_FOR_ALL**2 * sure.sum(axis=1, keepdims=True))
-    across = sideways[:, :, None] * sideways[:, None]
-    return pitch[:, None, None] * np.eye(3) + (roll - pitch)[:, None, None] * across
+    squared = np.stack([rolled, (off**2).sum(axis=1) - rolled]) / error.T**2
+    weight = 1 / (SAME_FOR * fps + len(told) / ONE_PERSON)
+    far = squared.sum(axis=0)
+    share = (weight * squared).sum(axis=0) / np.maximum(far, 1e-9)
+    return float((share * _robust(far, DOUBTED)).sum())
 
 
 def lowest_foot(joints: np.ndarray, rotation: np.ndarray) -> np.ndarray:
