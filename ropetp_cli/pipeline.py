@@ -211,14 +211,10 @@ def capture(
         "pose", estimate_poses, video, people, tracks, camera, models.rope, options, clock, steps
     )
     still = background is None or not background.moving
-    poses = [
-        to_camera(
-            answer, track, body, camera, people.fps, models.refiner, still, heights.get(track.id)
-        )
-        for answer, track in zip(answers, tracks, strict=True)
-    ]
-    del answers  # an hour of them is 300 MB a person
-    camera = find_gravity(camera, background, poses, tracks, people, options)
+    told = answers, tracks, body, people, models.refiner, still, heights
+    camera = find_gravity(camera, background, before_camera(camera, *told), tracks, people, options)
+    poses = before_camera(camera, *told, levelled=True)
+    del answers, told  # an hour of them is 300 MB a person
     agreements = [
         joint_agreement(pose.joints2d, track.keypoints, track.boxes)
         for pose, track in zip(poses, tracks, strict=True)
@@ -361,6 +357,34 @@ def boxes_at(tracks: list[Track], index: int) -> tuple[list[int], np.ndarray]:
     return here, np.array(boxes).reshape(-1, 4)
 
 
+def before_camera(
+    camera: Camera,
+    answers: list[CropPoses],
+    tracks: list[Track],
+    body: BodyData,
+    people: TrackingResult,
+    refiner: TemporalRefiner,
+    still: bool,
+    heights: dict[int, float],
+    levelled: bool = False,
+) -> list[PoseSequence]:
+    """Everybody's poses in the camera's axes, by what the camera is said to know of up if it is
+    ``levelled``."""
+    poses = []
+    for answer, track in zip(answers, tracks, strict=True):
+        up = camera.rotation[camera_rows(camera, track, people), 1] if levelled else None
+        height = heights.get(track.id)
+        poses.append(to_camera(answer, track, body, camera, people.fps, refiner, still, height, up))
+    return poses
+
+
+def camera_rows(camera: Camera, track: Track, people: TrackingResult) -> np.ndarray:
+    """Which of the camera's rotations belong to a track's frames, [N]."""
+    if len(camera.rotation) == 1:
+        return np.zeros(len(track), int)
+    return np.searchsorted(people.frame_indices, track.frames)
+
+
 def to_camera(
     answer: CropPoses,
     track: Track,
@@ -370,10 +394,12 @@ def to_camera(
     refiner: TemporalRefiner,
     still: bool,
     height: float | None = None,
+    up: np.ndarray | None = None,
 ) -> PoseSequence:
     """One person's crops brought to the camera's axes, blind moments bridged, put right by the
     frames around, with one shape, without frame noise. ``still``: the camera does not move.
-    ``height`` m, where it is known: no picture tells a tall person far away from a short one."""
+    ``height`` m, where it is known: no picture tells a tall person far away from a short one.
+    ``up`` [N, 3] in the camera's axes, where it is known."""
     crops = [square_crop(box) for box in track.boxes]
     centers = np.array([crop.center for crop in crops])
     sizes = np.array([crop.size for crop in crops])
@@ -387,7 +413,8 @@ def to_camera(
     turn = look_along(centers, camera.focal, camera.center)
     about = weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center)
     keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
-    refined = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
+    seen = as_seen(answer, keypoints, turn, about, rest, fps, still, up)
+    refined = refiner.refine(seen, fps)
     refined.rotations[:, 0] = turn @ refined.rotations[:, 0]
     rotations = smooth_rotations(refined.rotations, weights, fps)
     joints = posed_joints(rotations, rest)
@@ -427,9 +454,8 @@ def find_gravity(
     place, the floor they walk on; its turn over time, if it moves, from the background."""
     moving = background is not None and background.moving
     rotation = background.rotation if moving else np.eye(3)[None]
-    frames = [np.searchsorted(people.frame_indices, track.frames) for track in tracks]
-    if not moving:
-        frames = [np.zeros_like(each) for each in frames]
+    camera = replace(camera, rotation=rotation)
+    frames = [camera_rows(camera, track, people) for track in tracks]
     world = fuse_with_gravity(
         rotation, frames, [pose.up for pose in poses], [pose.up_error for pose in poses], people.fps
     )

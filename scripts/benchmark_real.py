@@ -4,11 +4,12 @@ usage: python scripts/benchmark_real.py OUT [--weights DIR] [--path auto|diffusi
            [--height]
 
 The eight videos (1.7 s each, a man who balances, alone and before a woman) and their calibration
-are those of the BSD-3 package Pose2Sim, downloaded into OUT and checked by sha256. The reference is where
-all four views meet: every view says by detector and by Rope where in the picture limbs are, and the
-others see how deep. It is made once (OUT/reference.npz). Every video is then captured on its own.
-With --focal captures are told the calibrated focal length, with --height how tall the reference
-says people are. Captures whose options and weights are the same are taken as they are.
+are those of the BSD-3 package Pose2Sim, downloaded into OUT and checked by sha256. The reference is
+where all four views meet: every view says by detector and by Rope where in the picture limbs are,
+and the others see how deep. It is made once (OUT/reference.npz) and itself off by two or three
+centimetres. Every video is then captured on its own. With --focal captures are told the calibrated
+focal length, with --height how tall the reference says people are. Captures whose options and
+weights are the same are taken as they are.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import xml.etree.ElementTree as ET
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -31,7 +33,8 @@ from rich.table import Table
 from scipy.ndimage import median_filter
 
 from ropetp_cli.arrays import open_npz
-from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS
+from ropetp_cli.body.model import BodyData
+from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_BETAS
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.files import atomic_path
 from ropetp_cli.motion import Motion
@@ -164,7 +167,10 @@ class Sighting:
         return np.where(self.points[..., 2] > SURE, self.points[..., 2], 0.0)
 
 
-def look(video: Path, view: View, models: Models) -> list[tuple[Sighting, Sighting]]:
+Pair = tuple[Sighting, Sighting]
+
+
+def look(video: Path, view: View, models: Models) -> list[Pair]:
     """Everybody who is in a video from its first frame to its last, as the detector and as Rope
     see them."""
     options, clock = CaptureOptions(camera="static"), Clock()
@@ -208,13 +214,13 @@ def meeting(sightings: list[Sighting]) -> tuple[np.ndarray, np.ndarray]:
     return points, np.where(trust > 0, off, np.nan)
 
 
-def same_people(views: list[list[tuple[Sighting, Sighting]]]) -> list[list[tuple[Sighting, Sighting]]]:
+def same_people(views: list[list[Pair]]) -> list[list[Pair]]:
     """Everybody whom all ``views`` see, by what the views see of one."""
     fits = [
         (float(np.nanmedian(meeting([s for pair in together for s in pair])[1])), together)
         for together in itertools.product(*views)
     ]
-    people: list[list[tuple[Sighting, Sighting]]] = []
+    people: list[list[Pair]] = []
     for off, together in sorted(fits, key=lambda fit: fit[0]):
         taken = any(a is b for others in people for a, b in zip(others, together, strict=True))
         if off < ONE_PERSON and not taken:
@@ -227,10 +233,9 @@ def reference(sightings: list[Sighting], fps: float) -> tuple[np.ndarray, np.nda
     [S, N, 12]: where the views meet, if bones are as long in every frame and on either side and
     joints are not sped up without need."""
     start, off = meeting(sightings)
-    rays, trust = (torch.tensor(np.array([getattr(s, n) for s in sightings])) for n in
-                   ("rays", "trust"))  # fmt: skip
-    turn, place = (
-        torch.tensor(np.array([getattr(s.view, n) for s in sightings])) for n in ("rotation", "place")
+    rays, trust, turn, place = (
+        torch.tensor(np.array([attrgetter(name)(s) for s in sightings]))
+        for name in ("rays", "trust", "view.rotation", "view.place")
     )
     points = torch.tensor(median_filter(start, (9, 1, 1))).requires_grad_()
     one, other = (list(ends) for ends in zip(*BONES, strict=True))
@@ -259,6 +264,13 @@ def lengths(limbs: np.ndarray) -> np.ndarray:
     return np.median(np.linalg.norm(limbs[:, one] - limbs[:, other], axis=-1), axis=0)
 
 
+def as_tall(limbs: np.ndarray, body: BodyData) -> float:
+    """How tall, m, a ``body`` is whose limbs are as long in all as ``limbs`` [N, 12, 3] m."""
+    mean = np.zeros(NUM_BETAS)
+    own = lengths(body.rest_joints(mean)[None, LIMBS])
+    return body.height(mean) * float(lengths(limbs).sum() / own.sum())
+
+
 def compare(motion: Motion, truth: np.ndarray, view: View) -> dict[str, float]:
     """What a capture's ``motion`` is off by from ``truth`` [N, 12, 3] m in the laboratory, where
     ``view`` filmed it."""
@@ -285,7 +297,9 @@ def compare(motion: Motion, truth: np.ndarray, view: View) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def references(out: Path, views: dict[str, list[View]]) -> dict[str, list[tuple[list[int], np.ndarray]]]:
+def references(
+    out: Path, views: dict[str, list[View]]
+) -> dict[str, list[tuple[list[int], np.ndarray]]]:
     """Of every trial everybody whom all cameras see: the ids that captures of the four videos give
     her, and her limbs [N, 12, 3] m in the laboratory."""
     kept = out / "reference.npz"
@@ -331,9 +345,13 @@ def main() -> None:
     for trial in TRIALS:
         for place, view in enumerate(views[trial]):
             video = given.out / f"{trial}_cam{CAMERAS[place]}.mp4"
+            heights = tuple(
+                (ids[place], as_tall(truth, models.body)) for ids, truth in people[trial]
+            )
             options = CaptureOptions(
                 formats=("npz",), previews=(), path=given.path, weights=given.weights,
                 focal_px=view.focal if given.focal else None,
+                height=heights if given.height else (),
             )  # fmt: skip
             run = capture(video, video.with_suffix(""), options, models=models)
             motions = {motion.person: motion for motion in run.motions}

@@ -90,8 +90,8 @@ def _robust(squared: np.ndarray, doubted: float) -> np.ndarray:
 def _imbalance(
     up: np.ndarray, told: np.ndarray, ahead: np.ndarray, error: np.ndarray, fps: float
 ) -> float:
-    """What it costs that ``up`` [3] is not as one person has ``told`` [K, 3], off by ``error`` [K, 2]
-    rad in roll and in pitch of cameras that look ``ahead`` [K, 3]."""
+    """What it costs that ``up`` [3] is not as one person has ``told`` [K, 3], off by ``error``
+    [K, 2] rad in roll and in pitch of cameras that look ``ahead`` [K, 3]."""
     sideways = np.cross(told, ahead)
     sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
     off = told - up

@@ -2,14 +2,16 @@
 the pictures before and after it can.
 
 A stack of dilated convolutions over time sees a second before and after every frame: the pose Rope
-answered, the detector's keypoints, how sure Rope is, and how the person moves before a camera that
-keeps its place. It says what to add to every joint's rotation in the crop, and which way is up
-there: bodies balance. It knows no positions in time and no start: any length works, in pieces as
-whole.
+answered, the detector's keypoints, how sure Rope is, how near the camera is, and how the person
+moves before one that keeps its place. It says what to add to every joint's rotation in the crop,
+and which way is up there: bodies balance. When all people and how cameras are held have had their
+say of that (``camera.gravity``), it is asked again: who knows how far a camera looks down knows how
+much of a leg points at it. It knows no positions in time and no start: any length works, in pieces
+as whole.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS, PA
 from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.rope.predictor import CropPoses
 
-FORMAT = "ropetp-temporal-2"
+FORMAT = "ropetp-temporal-3"
 #: The window, s, over which a pelvis's speed is taken.
 SPEED_SIGMA = 0.1
 #: Where limbs lie farther from sure keypoints than those of Rope's own answer do, by more than the
@@ -39,7 +41,9 @@ SURE, ENOUGH, CONTRADICTED_SIGMA = 0.5, 4, 0.05
 UP_ERROR, LEAST_UP_ERROR = 0.1, 0.01
 _KEYPOINTS = list(LIMB_KEYPOINTS)
 _LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
-_FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
+#: The distance, m, from which perspective is of unit size.
+_NEAR = 4.0
+_FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 8
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,17 @@ class TemporalConfig:
         object.__setattr__(self, "dilations", tuple(self.dilations))
 
 
+#: What :class:`Frames` say of every frame.
+OVER_TIME = ("columns", "keypoints", "confidence", "velocity", "nearness", "up")
+
+
 @dataclass
 class Frames:
     """B sequences of N frames as Rope saw them: columns [B, N, 24, 6], rot6d of the joints'
     rotations in crop axes; rest [B, 24, 3] m; keypoints [B, N, 17, 3], metres about the pelvis
     (zeros where not seen) and confidence; confidence [B, N, 24]; velocity [B, N, 3] of the pelvis
-    in crop axes, m/s, and steady [B], 1 where that is known and 0 where the camera moves."""
+    in crop axes, m/s, and steady [B], 1 where that is known and 0 where the camera moves; nearness
+    [B, N, 1], one over the distance, 1/m; up [B, N, 3] in crop axes, zeros where nobody knows."""
 
     columns: Tensor
     rest: Tensor
@@ -69,21 +78,22 @@ class Frames:
     confidence: Tensor
     velocity: Tensor
     steady: Tensor
+    nearness: Tensor
+    up: Tensor
 
     def at(self, times: np.ndarray) -> "Frames":
         """The frames at ``times`` [M], 0 to N - 1. A keypoint counts where it was seen before and
         after."""
-        over = ("columns", "keypoints", "confidence", "velocity")
-        new = {name: between(getattr(self, name), times) for name in over}
+        new = {name: between(getattr(self, name), times) for name in OVER_TIME}
         seen = between((self.keypoints[..., 2:] > 0).float(), times) > 0.999
         new["keypoints"] = new["keypoints"] * seen
-        return Frames(rest=self.rest, steady=self.steady, **new)
+        return replace(self, **new)
 
     def to(self, device: torch.device) -> "Frames":
         return Frames(*(value.to(device) for value in vars(self).values()))
 
     def features(self) -> Tensor:
-        """[B, N, 295], all of about unit size."""
+        """[B, N, 299], all of about unit size."""
         batch, count = self.columns.shape[:2]
         rest = self.rest[:, None].expand(-1, count, -1, -1).flatten(0, 1)
         joints = place(self.columns.flatten(0, 1), rest).view(batch, count, -1)
@@ -91,6 +101,7 @@ class Frames:
         parts = [
             self.columns.flatten(2), 2 * joints, 2 * self.keypoints[..., :2].flatten(2),
             self.keypoints[..., 2], self.confidence, self.velocity * steady, steady,
+            _NEAR * self.nearness, self.up,
         ]  # fmt: skip
         return torch.cat(parts, -1)
 
@@ -178,17 +189,22 @@ def as_seen(
     rest: np.ndarray,
     fps: float,
     steady: bool = True,
+    up: np.ndarray | None = None,
 ) -> Frames:
     """One person's N frames. ``keypoints`` [N, 17, 3] in -1..1 of the crops and confidence;
     ``turn`` [N, 3, 3] from each crop's axes to the camera's; ``pelvis`` [N, 3] m before the
-    camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and direction."""
+    camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and direction; ``up``
+    [N, 3] in the camera's axes, if it is known."""
     scale, shift = answer.cam[:, None, :1], answer.cam[:, None, 1:]
     found = keypoints[..., 2:] > 0
     placed = np.where(found, keypoints[..., :2] / scale - shift, 0)
     velocity = speed_in_crops(pelvis, turn, fps)
     columns = numpy_rot6d(local_to_global(answer.rotations))
     placed = np.concatenate([placed, keypoints[..., 2:]], axis=-1)
-    given = (columns, rest, placed, answer.confidence, velocity, np.asarray(float(steady)))
+    nearness = 1 / np.linalg.norm(pelvis, axis=1, keepdims=True)
+    up = np.zeros_like(pelvis) if up is None else np.einsum("nji,nj->ni", turn, up)
+    given = (columns, rest, placed, answer.confidence, velocity, np.asarray(float(steady)),
+             nearness, up)  # fmt: skip
     return Frames(*(torch.as_tensor(value, dtype=torch.float32)[None] for value in given))
 
 
