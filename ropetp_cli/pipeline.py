@@ -413,8 +413,9 @@ def to_camera(
     turn = look_along(centers, camera.focal, camera.center)
     about = weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center)
     keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
-    seen = as_seen(answer, keypoints, turn, about, rest, fps, still, up)
-    refined = refiner.refine(seen, fps)
+    refined = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
+    if up is not None:
+        refined = refined.leaning(np.einsum("nji,nj->ni", turn, up), fps)
     refined.rotations[:, 0] = turn @ refined.rotations[:, 0]
     rotations = smooth_rotations(refined.rotations, weights, fps)
     joints = posed_joints(rotations, rest)

@@ -1,15 +1,15 @@
 """The whole tool on real people, held against what four calibrated cameras say of them.
 
 usage: python scripts/benchmark_real.py OUT [--weights DIR] [--path auto|diffusion] [--focal]
-           [--height]
+           [--height] [--teacher pose_landmark_heavy.tflite]
 
 The eight videos (1.7 s each, a man who balances, alone and before a woman) and their calibration
 are those of the BSD-3 package Pose2Sim, downloaded into OUT and checked by sha256. The reference is
 where all four views meet: every view says by detector and by Rope where in the picture limbs are,
 and the others see how deep. It is made once (OUT/reference.npz) and itself off by two or three
 centimetres. Every video is then captured on its own. With --focal captures are told the calibrated
-focal length, with --height how tall the reference says people are. Captures whose options and
-weights are the same are taken as they are.
+focal length, with --height how tall the reference says people are; with --teacher BlazePose is
+asked of every frame instead. Captures whose options and weights are the same are taken as they are.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, NUM_BETAS
 from ropetp_cli.evaluation import metrics
+from ropetp_cli.evaluation.pose import BLAZEPOSE_LIMBS
 from ropetp_cli.evaluation.views import (
     HIPS,
     LIMBS,
@@ -38,8 +39,14 @@ from ropetp_cli.evaluation.views import (
     reference,
 )
 from ropetp_cli.files import atomic_path
-from ropetp_cli.motion import Motion
-from ropetp_cli.people.crops import crop_to_frame, square_crop
+from ropetp_cli.motion import Motion, Track
+from ropetp_cli.people.crops import (
+    CROP_PX,
+    crop_batch,
+    crop_to_frame,
+    keypoints_to_crop,
+    square_crop,
+)
 from ropetp_cli.pipeline import (
     CaptureOptions,
     Clock,
@@ -49,7 +56,10 @@ from ropetp_cli.pipeline import (
     estimate_poses,
     find_people,
 )
+from ropetp_cli.rope.blazepose import BlazePose
 from ropetp_cli.rope.upright import FAR
+from ropetp_cli.training.teacher import LSP_JOINTS, load_teacher, teach
+from ropetp_cli.video.reader import VideoReader
 
 PACKAGE = "pose2sim==0.10.49"
 SHA256 = "20440817648a68024a37d27b6520266575db43d2e911e2e87e808ad95491d066"
@@ -126,30 +136,57 @@ def as_tall(limbs: np.ndarray, body: BodyData) -> float:
     return body.height(mean) * float(lengths(limbs).sum() / own.sum())
 
 
-def compare(motion: Motion, truth: np.ndarray, view: View) -> dict[str, float]:
-    """What a capture's ``motion`` is off by from ``truth`` [N, 12, 3] m in the laboratory, where
-    ``view`` filmed it."""
-    truth = truth[motion.frame_index]
-    ours = motion.joints[:, LIMBS]
-    back = motion.camera_rotation.swapaxes(-1, -2)
-    seen, true = ours @ back.swapaxes(-1, -2), truth @ view.rotation.T
-    seen, true = (limbs - limbs[:, HIPS].mean(1, keepdims=True) for limbs in (seen, true))
-    off = np.linalg.norm(seen - true, axis=-1).mean() * 1000
-    size = lengths(ours).sum() / lengths(truth).sum()
-    sized = np.linalg.norm(seen / size - true, axis=-1).mean() * 1000
-    depth = np.abs(seen / size - true)[..., 2].mean() * 1000
-    up = back[:, :, 1] @ (view.rotation @ [0.0, 0.0, 1.0])
-    in_world = truth @ Y_UP.T
-    figures = {
-        "MPJPE": off,
-        "MPJPE sized": sized,
-        "depth sized": depth,
-        "PA-MPJPE": metrics.pa_mpjpe(ours, truth).mean(),
-        "WA-MPJPE": metrics.wa_mpjpe(ours, in_world, len(ours)).mean(),
-        "up °": np.degrees(np.arccos(np.clip(up, -1, 1))).mean(),
+def compare(seen: np.ndarray, truth: np.ndarray, view: View) -> dict[str, float]:
+    """How far limbs ``seen`` [N, 12, 3] m before the camera ``view`` are from the ``truth`` [N, 12,
+    3] m in the laboratory, mm: as they are, and when all are made as large as they should be."""
+    size = lengths(seen).sum() / lengths(truth).sum()
+    seen, true = (
+        limbs - limbs[:, HIPS].mean(1, keepdims=True) for limbs in (seen, truth @ view.rotation.T)
+    )
+    sized = 1000 * (seen / size - true)
+    return {
+        "MPJPE": 1000 * np.linalg.norm(seen - true, axis=-1).mean(),
+        "sized": np.linalg.norm(sized, axis=-1).mean(),
+        "depth, sized": np.abs(sized)[..., 2].mean(),
+        "PA-MPJPE": metrics.pa_mpjpe(seen, true).mean(),
         "size %": 100 * size,
     }
-    return {name: float(value) for name, value in figures.items()}
+
+
+def compare_motion(motion: Motion, truth: np.ndarray, view: View) -> dict[str, float]:
+    """The same of a capture's ``motion``, and how right the world is that it is in: WA-MPJPE, mm,
+    and up, degrees."""
+    truth, ours = truth[motion.frame_index], motion.joints[:, LIMBS]
+    up = motion.camera_rotation[:, 1] @ (view.rotation @ [0.0, 0.0, 1.0])
+    return compare(ours @ motion.camera_rotation, truth, view) | {
+        "WA-MPJPE": metrics.wa_mpjpe(ours, truth @ Y_UP.T, len(ours)).mean(),
+        "up °": np.degrees(np.arccos(np.clip(up, -1, 1))).mean(),
+    }
+
+
+def taught(video: Path, tracks: list[Track], network: BlazePose) -> dict[int, np.ndarray]:
+    """What BlazePose says of everybody's limbs, by the ids of ``tracks``, [N, 12, 3] m before the
+    camera."""
+    crops: dict[int, list[np.ndarray]] = {track.id: [] for track in tracks}
+    with VideoReader(video) as reader:
+        for row, (_, _, frame) in enumerate(reader):
+            boxes = np.array([track.boxes[row] for track in tracks])
+            for track, crop in zip(tracks, crop_batch(frame, boxes)[0], strict=True):
+                crops[track.id].append(crop)
+    found = {}
+    for track in tracks:
+        specs = [square_crop(box) for box in track.boxes]
+        places = keypoints_to_crop(
+            track.keypoints, np.array([s.center for s in specs]), np.array([s.size for s in specs])
+        )[:, list(LIMB_KEYPOINTS)]
+        labels = np.zeros((len(track), len(LSP_JOINTS), 3))
+        columns = [LSP_JOINTS.index(name) for name in LIMB_KEYPOINTS.values()]
+        labels[:, columns, :2] = (places[..., :2] + 1) * CROP_PX / 2
+        labels[:, columns, 2] = places[..., 2] > 0
+        lesson = teach(network, np.array(crops[track.id]), labels)
+        landmarks = [BLAZEPOSE_LIMBS[column] for column in columns]
+        found[track.id] = lesson.world[:, landmarks].astype(np.float64)
+    return found
 
 
 def references(
@@ -192,10 +229,12 @@ def main() -> None:
     parser.add_argument("--path", choices=["auto", "diffusion"], default="auto")
     parser.add_argument("--focal", action="store_true")
     parser.add_argument("--height", action="store_true")
+    parser.add_argument("--teacher", type=Path)
     given = parser.parse_args()
     views = fetch(given.out)
     people = references(given.out, views)
     models = Models(CaptureOptions(weights=given.weights))
+    teacher = load_teacher(given.teacher) if given.teacher else None
     figures: dict[tuple[str, int], dict[str, float]] = {}
     for trial in TRIALS:
         for place, view in enumerate(views[trial]):
@@ -208,10 +247,18 @@ def main() -> None:
                 focal_px=view.focal if given.focal else None,
                 height=heights if given.height else (),
             )  # fmt: skip
-            run = capture(video, given.out / f"{trial}_{video.stem}", options, models=models)
-            motions = {motion.person: motion for motion in run.motions}
+            if teacher is not None:
+                tracks = find_people(video, models, options, Clock()).tracks
+                lessons = taught(video, tracks, teacher)
+            else:
+                run = capture(video, given.out / f"{trial}_{video.stem}", options, models=models)
+                motions = {motion.person: motion for motion in run.motions}
             for number, (ids, truth) in enumerate(people[trial], start=1):
-                figures[f"{trial} {video.stem}", number] = compare(motions[ids[place]], truth, view)
+                figures[f"{trial} {video.stem}", number] = (
+                    compare(lessons[ids[place]], truth, view)
+                    if teacher is not None
+                    else compare_motion(motions[ids[place]], truth, view)
+                )
     table = Table("video", "person", *next(iter(figures.values())))
     for (video, number), row in figures.items():
         table.add_row(video, str(number), *(f"{value:.1f}" for value in row.values()))

@@ -18,19 +18,20 @@ from ropetp_cli.body.rotations import (
     global_to_local,
     knee_bends,
     local_to_global,
+    matrix_to_axis_angle,
     matrix_to_quaternion,
     rot6d_to_matrix,
 )
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, PARENTS
-from ropetp_cli.camera.placement import pelvis_in_crops
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.temporal import evaluate
-from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.temporal import (
+    LEANS,
     Answer,
     Frames,
+    Refined,
     TemporalConfig,
     TemporalRefiner,
     TemporalRope,
@@ -55,7 +56,6 @@ from ropetp_cli.training.temporal import (
     augmented,
     mirrored,
     rolled,
-    sides_exchanged,
     stacked,
     swing,
     temporal_loss,
@@ -126,56 +126,8 @@ def test_a_moving_camera_hides_how_the_person_moves(body):
     frames = frames_of(20, body)
     assert frames.velocity.abs().max() > 0.1
     known, hidden = frames.features(), replace(frames, steady=torch.zeros(1)).features()
-    assert torch.equal(known[..., :-8], hidden[..., :-8])
-    assert (hidden[..., -8:-4] == 0).all() and (known[..., -5] == 1).all()
-
-
-def test_how_near_the_camera_is_and_what_is_known_of_up_are_told(body):
-    sightings = seen_by(turning_rotations(6))
-    rest = sightings.rest_joints(0, body)[0]
-    turn = axis_angle_to_matrix(np.array([0.3, 0.2, 0.0]))
-    sightings.turn[:] = turn
-    up = np.array([0.0, -1.0, 0.0])
-    silent, told = (sightings.frames(0, rest, 30.0, up=u) for u in (None, np.tile(up, (6, 1))))
-    away = pelvis_in_crops(sightings.cam, sightings.width, sightings.turn)
-    assert silent.nearness[0, :, 0].numpy() == pytest.approx(1 / np.linalg.norm(away, axis=1))
-    assert (silent.up == 0).all()
-    assert told.up[0].numpy() == pytest.approx(np.tile(turn.T @ up, (6, 1)), abs=1e-6)
-    assert not torch.equal(silent.features(), told.features())
-
-
-def test_sightings_are_asked_again_when_up_is_known(body):
-    class Learner(TemporalRope):
-        told: list[Frames] = []
-
-        def forward(self, frames: Frames) -> Answer:
-            self.told.append(frames)
-            return super().forward(frames)
-
-    sightings = seen_by(turning_rotations(9))
-    rest = sightings.rest_joints(0, body)[0]
-    sightings.refined(0, TemporalRefiner(Learner(SMALL)), rest, 30.0)
-    first, second = Learner.told
-    assert (first.up == 0).all()
-    assert torch.allclose(second.up.norm(dim=-1), torch.ones(1, 9), atol=1e-5)
-
-
-def test_who_is_taken_for_the_mirror_of_himself_is_as_good_a_picture_of_the_other_side(body):
-    (window,) = windows_of(seen_by(turning_rotations(40)), body)
-    keypoints = window.frames.keypoints
-    seen, flipped = posed(window.frames.columns, window.true_rest)[0], []
-    for seed in range(60):
-        new = sides_exchanged(window, np.random.default_rng(seed)).frames
-        there = (new.keypoints[..., :2] != keypoints[..., :2]).any(-1).any(-1)[0]
-        assert torch.equal(new.columns[0, ~there], window.frames.columns[0, ~there])
-        exchanged = keypoints[0, there][:, COCO_MIRROR]
-        assert torch.equal(new.keypoints[0, there, 5:], exchanged[:, 5:])
-        joints = posed(new.columns, window.true_rest)[0, there]
-        # Behind or before the plane of the picture, left for right: at most a mirror of it.
-        mirror = seen[there][:, list(MIRROR)] * torch.tensor([1.0, 1.0, -1.0])
-        apart = (joints - mirror).norm(dim=-1).mean(-1)
-        flipped += (apart < 0.02).tolist()
-    assert 0.05 < np.mean(flipped) < 0.8
+    assert torch.equal(known[..., :-4], hidden[..., :-4])
+    assert (hidden[..., -4:] == 0).all() and (known[..., -1] == 1).all()
 
 
 def test_keypoints_are_metres_about_the_pelvis_or_nothing(body):
@@ -219,6 +171,29 @@ def test_what_keypoints_contradict_is_not_taken(body):
     assert found.up_error.max() < 0.2
     assert turned[:, 0] == pytest.approx(np.diag([-1, -1, 1]) @ kept[:, 0], abs=1e-5)
     assert turned[:, 1:] == pytest.approx(kept[:, 1:], abs=1e-5)
+
+
+def tilted(degrees: float) -> np.ndarray:
+    """Up in the eyes of a camera that looks so far down."""
+    return np.array([0.0, -np.cos(np.radians(degrees)), -np.sin(np.radians(degrees))])
+
+
+def test_who_leaned_because_the_camera_seemed_level_stands_up_when_it_is_not():
+    count, upright = 90, axis_angle_to_matrix(np.radians([10.0, 0, 0]))
+    rotations = np.tile(np.eye(3), (count, 24, 1, 1))
+    told = Refined(rotations, np.tile(tilted(0), (count, 1)), np.full((count, 2), 0.01))
+    known = np.tile(tilted(10), (count, 1))
+    found = told.leaning(known, 30.0).rotations
+    turned = matrix_to_axis_angle(found[:, 0] @ upright.T)
+    assert np.degrees(np.linalg.norm(turned, axis=1)) == pytest.approx(10 * (1 - LEANS), abs=0.1)
+    assert (found[:, 1:] == rotations[:, 1:]).all()
+    assert told.leaning(told.up, 30.0).rotations == pytest.approx(rotations)
+    # A camera held askew is seen to be: nobody is turned for that.
+    askew = told.up @ axis_angle_to_matrix(np.radians([0, 0, 15.0])).T
+    assert told.leaning(askew, 30.0).rotations == pytest.approx(rotations, abs=1e-6)
+    # Where nobody knows which way is up, the pose told nothing of it.
+    lost = replace(told, up_error=np.full((count, 2), np.pi))
+    assert lost.leaning(known, 30.0).rotations == pytest.approx(rotations)
 
 
 def test_weights_come_back_and_other_files_are_named(tmp_path):

@@ -2,12 +2,10 @@
 the pictures before and after it can.
 
 A stack of dilated convolutions over time sees a second before and after every frame: the pose Rope
-answered, the detector's keypoints, how sure Rope is, how near the camera is, and how the person
-moves before one that keeps its place. It says what to add to every joint's rotation in the crop,
-and which way is up there: bodies balance. When all people and how cameras are held have had their
-say of that (``camera.gravity``), it is asked again: who knows how far a camera looks down knows how
-much of a leg points at it. It knows no positions in time and no start: any length works, in pieces
-as whole.
+answered, the detector's keypoints, how sure Rope is, and how the person moves before a camera that
+keeps its place. It says what to add to every joint's rotation in the crop, and which way is up
+there: bodies balance. It knows no positions in time and no start: any length works, in pieces as
+whole.
 """
 
 import json
@@ -23,13 +21,13 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
-from ropetp_cli.body.rotations import local_to_global
+from ropetp_cli.body.rotations import axis_angle_to_matrix, local_to_global
 from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.rope.predictor import CropPoses
 
-FORMAT = "ropetp-temporal-3"
+FORMAT = "ropetp-temporal-2"
 #: The window, s, over which a pelvis's speed is taken.
 SPEED_SIGMA = 0.1
 #: Where limbs lie farther from sure keypoints than those of Rope's own answer do, by more than the
@@ -39,11 +37,12 @@ CONTRADICTED = (0.1, 0.2)
 SURE, ENOUGH, CONTRADICTED_SIGMA = 0.5, 4, 0.05
 #: rad: how far off the first guess of up may be, a level camera; the least that a guess is off.
 UP_ERROR, LEAST_UP_ERROR = 0.1, 0.01
+#: Whose balance tells a camera that looks farther down than it does is seen to lean by so much of
+#: the difference; over so long, s, by the same.
+LEANS, LEANS_SIGMA = 0.7, 0.5
 _KEYPOINTS = list(LIMB_KEYPOINTS)
 _LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
-#: The distance, m, from which perspective is of unit size.
-_NEAR = 4.0
-_FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 8
+_FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,12 @@ class TemporalConfig:
         object.__setattr__(self, "dilations", tuple(self.dilations))
 
 
-#: What :class:`Frames` say of every frame.
-OVER_TIME = ("columns", "keypoints", "confidence", "velocity", "nearness", "up")
-
-
 @dataclass
 class Frames:
     """B sequences of N frames as Rope saw them: columns [B, N, 24, 6], rot6d of the joints'
     rotations in crop axes; rest [B, 24, 3] m; keypoints [B, N, 17, 3], metres about the pelvis
     (zeros where not seen) and confidence; confidence [B, N, 24]; velocity [B, N, 3] of the pelvis
-    in crop axes, m/s, and steady [B], 1 where that is known and 0 where the camera moves; nearness
-    [B, N, 1], one over the distance, 1/m; up [B, N, 3] in crop axes, zeros where nobody knows."""
+    in crop axes, m/s, and steady [B], 1 where that is known and 0 where the camera moves."""
 
     columns: Tensor
     rest: Tensor
@@ -78,22 +72,21 @@ class Frames:
     confidence: Tensor
     velocity: Tensor
     steady: Tensor
-    nearness: Tensor
-    up: Tensor
 
     def at(self, times: np.ndarray) -> "Frames":
         """The frames at ``times`` [M], 0 to N - 1. A keypoint counts where it was seen before and
         after."""
-        new = {name: between(getattr(self, name), times) for name in OVER_TIME}
+        over = ("columns", "keypoints", "confidence", "velocity")
+        new = {name: between(getattr(self, name), times) for name in over}
         seen = between((self.keypoints[..., 2:] > 0).float(), times) > 0.999
         new["keypoints"] = new["keypoints"] * seen
-        return replace(self, **new)
+        return Frames(rest=self.rest, steady=self.steady, **new)
 
     def to(self, device: torch.device) -> "Frames":
         return Frames(*(value.to(device) for value in vars(self).values()))
 
     def features(self) -> Tensor:
-        """[B, N, 299], all of about unit size."""
+        """[B, N, 295], all of about unit size."""
         batch, count = self.columns.shape[:2]
         rest = self.rest[:, None].expand(-1, count, -1, -1).flatten(0, 1)
         joints = place(self.columns.flatten(0, 1), rest).view(batch, count, -1)
@@ -101,7 +94,6 @@ class Frames:
         parts = [
             self.columns.flatten(2), 2 * joints, 2 * self.keypoints[..., :2].flatten(2),
             self.keypoints[..., 2], self.confidence, self.velocity * steady, steady,
-            _NEAR * self.nearness, self.up,
         ]  # fmt: skip
         return torch.cat(parts, -1)
 
@@ -189,22 +181,17 @@ def as_seen(
     rest: np.ndarray,
     fps: float,
     steady: bool = True,
-    up: np.ndarray | None = None,
 ) -> Frames:
     """One person's N frames. ``keypoints`` [N, 17, 3] in -1..1 of the crops and confidence;
     ``turn`` [N, 3, 3] from each crop's axes to the camera's; ``pelvis`` [N, 3] m before the
-    camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and direction; ``up``
-    [N, 3] in the camera's axes, if it is known."""
+    camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and direction."""
     scale, shift = answer.cam[:, None, :1], answer.cam[:, None, 1:]
     found = keypoints[..., 2:] > 0
     placed = np.where(found, keypoints[..., :2] / scale - shift, 0)
     velocity = speed_in_crops(pelvis, turn, fps)
     columns = numpy_rot6d(local_to_global(answer.rotations))
     placed = np.concatenate([placed, keypoints[..., 2:]], axis=-1)
-    nearness = 1 / np.linalg.norm(pelvis, axis=1, keepdims=True)
-    up = np.zeros_like(pelvis) if up is None else np.einsum("nji,nj->ni", turn, up)
-    given = (columns, rest, placed, answer.confidence, velocity, np.asarray(float(steady)),
-             nearness, up)  # fmt: skip
+    given = (columns, rest, placed, answer.confidence, velocity, np.asarray(float(steady)))
     return Frames(*(torch.as_tensor(value, dtype=torch.float32)[None] for value in given))
 
 
@@ -225,6 +212,20 @@ class Refined:
     rotations: np.ndarray
     up: np.ndarray
     up_error: np.ndarray
+
+    def leaning(self, up: np.ndarray, fps: float) -> "Refined":
+        """The same person where ``up`` [N, 3] in crop axes is known better, from all people and how
+        cameras are held. A leg that looks short may be one, or point away from the camera: who was
+        taken to lean told, by the same error, a camera that looks down, and stands up with it."""
+        axis = np.cross(self.up, up)
+        sine, cosine = np.linalg.norm(axis, axis=1), (self.up * up).sum(axis=1)
+        pitch = axis[:, 0] / np.maximum(sine, 1e-9) * np.arctan2(sine, cosine)
+        known = 1 - self.up_error[:, 1] / np.pi
+        pitch = gaussian_filter1d(LEANS * known * pitch, LEANS_SIGMA * fps, mode="nearest")
+        rotations = self.rotations.copy()
+        about = np.stack([pitch, 0 * pitch, 0 * pitch], axis=1)
+        rotations[:, 0] = axis_angle_to_matrix(about) @ rotations[:, 0]
+        return replace(self, rotations=rotations)
 
 
 class TemporalRefiner:

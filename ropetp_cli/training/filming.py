@@ -74,16 +74,16 @@ def leg_length(rest: np.ndarray) -> float:
 
 
 def place_camera(
-    path: np.ndarray, rng: np.random.Generator, highest: float = 2.8, often: float = 0.25
+    path: np.ndarray, rng: np.random.Generator, highest: float = 2.8
 ) -> tuple[np.ndarray, np.ndarray]:
     """A camera that keeps its place, for a pelvis's ``path`` [N, 3] m (y up): its position [3] m
-    and its rotation from the world [3, 3]. Held by somebody, or so ``often`` higher, up to
-    ``highest`` m above the floor, not quite level, looking at where the person is on the whole,
-    from any side."""
+    and its rotation from the world [3, 3]. Held by somebody or standing a little higher, not quite
+    level, ``highest`` m above the floor at most, looking at where the person is on the whole, from
+    any side."""
     middle = (path.min(0) + path.max(0)) / 2
     away = rng.uniform(3.0, 7.0) + 0.5 * np.linalg.norm(np.ptp(path[:, [0, 2]], axis=0))
     side = rng.uniform(-np.pi, np.pi)
-    height = rng.choice([rng.uniform(0.9, 1.7), rng.uniform(1.7, highest)], p=[1 - often, often])
+    height = rng.choice([rng.uniform(0.9, 1.7), rng.uniform(1.7, highest)], p=[0.75, 0.25])
     position = np.array([middle[0] + away * np.sin(side), height, middle[2] + away * np.cos(side)])
     drop = height - middle[1] if rng.random() < 0.5 else rng.normal(0, 0.15)
     pitch, roll = np.arctan2(drop, away), np.radians(rng.normal(0, 1.5))

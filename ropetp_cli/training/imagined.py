@@ -36,8 +36,8 @@ from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 
 #: By how much, and how slowly, a person seems to come and go, because the size Rope sees wavers.
 WOBBLE, WOBBLE_FRAMES = 0.025, 5.0
-#: How high, m, a camera may hang, and how often it does: as a guard's, higher than those of films.
-HIGHEST, HIGH = 6.0, 0.4
+#: How high, m, a camera may hang: as a guard's, higher than those of the films.
+HIGHEST = 6.0
 #: How often errors come from frames that look alike, of one in so many windows, in which much the
 #: same of people was seen; so many frames apart they are sought, the so many most alike, and going
 #: on elsewhere costs so much, in lengths of a leg.
@@ -187,7 +187,7 @@ class Imagination:
         rest = self.body.rest_joints(betas)
         rest = rest - rest[0]
         path = clip.on_floor() * leg_length(rest) / leg_length(clip.rest)
-        position, camera = place_camera(path, rng, HIGHEST, HIGH)
+        position, camera = place_camera(path, rng, HIGHEST)
         turned = clip.rotations.astype(np.float64)
         turned[:, 0] = camera @ turned[:, 0]
         joints = forward_kinematics(turned, rest)
@@ -235,12 +235,11 @@ class Imagination:
         keypoints = np.concatenate([keypoints, errors.seen[..., None]], axis=-1)
         wobble = gaussian_filter1d(rng.normal(0, 1, (count, 1)), WOBBLE_FRAMES, axis=0)
         nearer = np.exp(WOBBLE * wobble / wobble.std())
-        away = pelvis * nearer
-        velocity = speed_in_crops(away, turn, self.fps)
-        nearness = 1 / np.linalg.norm(away, axis=1, keepdims=True)
-        given = (matrix_to_rot6d(wrong), bones, keypoints, errors.confidence, velocity,
-                 np.ones(()), nearness, np.zeros((count, 3)))  # fmt: skip
-        frames = Frames(*(torch.as_tensor(value, dtype=torch.float32)[None] for value in given))
+        velocity = speed_in_crops(pelvis * nearer, turn, self.fps)
+        given = (matrix_to_rot6d(wrong), bones, keypoints, errors.confidence, velocity)
+        frames = Frames(
+            *(torch.as_tensor(value, dtype=torch.float32)[None] for value in given), torch.ones(1)
+        )
         true = (matrix_to_rot6d(columns), rest, up @ turn)
         return Window(frames, *(torch.as_tensor(v, dtype=torch.float32)[None] for v in true))
 

@@ -162,31 +162,26 @@ class Sightings:
             new.betas[rows] = body.with_height(betas, height)
         return new
 
-    def frames(
-        self, window: int, rest: np.ndarray, fps: float, steady: bool = True,
-        up: np.ndarray | None = None,
-    ) -> Frames:  # fmt: skip
-        """What Rope over time is told of a window; ``up`` [N, 3] in the camera's axes, if it is
-        known."""
+    def frames(self, window: int, rest: np.ndarray, fps: float, steady: bool = True) -> Frames:
+        """What Rope over time is told of a window."""
         answer, rows = self.answer(window), self.rows(window)
         pelvis = pelvis_in_crops(answer.cam, self.width[rows], self.turn[rows])
-        given = answer, self.keypoints[rows], self.turn[rows], pelvis, rest, fps, steady, up
-        return as_seen(*given)
+        return as_seen(answer, self.keypoints[rows], self.turn[rows], pelvis, rest, fps, steady)
 
     def refined(
         self, window: int, refiner: TemporalRefiner | None, rest: np.ndarray, fps: float,
         steady: bool = True,
     ) -> Refined:  # fmt: skip
-        """A window's frames when those around have been asked, twice as a capture does; Rope's
-        answers alone, which know nothing of up, without a ``refiner``."""
+        """A window's frames when those around have been asked; Rope's answers alone, which know
+        nothing of up, without a ``refiner``."""
         if refiner is None:
             rotations = self.answer(window).rotations
             level = np.tile([0.0, -1.0, 0.0], (len(rotations), 1))
             return Refined(rotations, level, np.full((len(rotations), 2), np.pi))
         found = refiner.refine(self.frames(window, rest, fps, steady), fps)
-        up = np.tile(self.levelled(window, found, fps)[1], (len(found.up), 1))
-        again = refiner.refine(self.frames(window, rest, fps, steady, up), fps)
-        return replace(found, rotations=again.rotations)
+        return found.leaning(
+            self.levelled(window, found, fps)[1] @ self.turn[self.rows(window)], fps
+        )
 
     def levelled(self, window: int, found: Refined, fps: float) -> np.ndarray:
         """World-from-camera [3, 3] of a window, for what was ``found`` in it, as a capture would

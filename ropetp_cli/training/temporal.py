@@ -10,22 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rot6d import rot6d_to_matrix
-from ropetp_cli.body.rotations import (
-    axis_angle_to_matrix,
-    matrix_to_axis_angle,
-    matrix_to_rot6d,
-)
+from ropetp_cli.body.rotations import axis_angle_to_matrix
 from ropetp_cli.body.skeleton import JOINT_INDEX, MIRROR, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.temporal import SWINGS, evaluate
 from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.temporal import (
-    OVER_TIME,
     Answer,
     Frames,
     TemporalConfig,
@@ -41,10 +35,6 @@ from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 #: How much the likelihood of up counts beside the pose, and what is missing of a limb's swing; one
 #: of less than so much, m, is none.
 UPRIGHT, SWING, LEAST_SWING = 0.05, 0.2, 0.03
-#: How often a camera is held more askew than most are, and how much more.
-FAR_ASKEW, FARTHER = 0.25, 2.5
-#: How far off, rad, up is that others tell: mostly, and at times.
-MISTAKEN, FAR_MISTAKEN = 0.04, 0.12
 
 
 @dataclass(frozen=True)
@@ -53,8 +43,7 @@ class TemporalTraining:
     falls along a cosine from ``rate``; ``batch`` windows of at most ``window`` frames a step;
     ``imagined``: the share of them that nobody filmed, where motion capture is given; in ``still``
     of them the camera is known to keep its place, in ``blind`` there are no keypoints; ``roll``:
-    how askew the camera is held, rad; in ``tumbling`` of them bodies turn right round; in
-    ``exchanged`` left is taken for right for a while; in ``told`` up is known, more or less."""
+    how askew the camera is held, rad; in ``tumbling`` of them bodies turn right round."""
 
     minutes: float = 30.0
     steps: int | None = None
@@ -69,8 +58,6 @@ class TemporalTraining:
     imagined: float = 0.5
     still: float = 0.7
     blind: float = 0.1
-    exchanged: float = 0.2
-    told: float = 0.6
     roll: float = 0.15
     tumbling: float = 0.3
     check_minutes: float = 5.0
@@ -100,8 +87,6 @@ def mirrored(window: Window) -> Window:
             confidence=frames.confidence[:, :, pairs],
             velocity=frames.velocity * sides,
             steady=frames.steady,
-            nearness=frames.nearness,
-            up=frames.up * sides,
         ),
         window.true[:, :, pairs] * turned,
         window.true_rest[:, pairs] * sides,
@@ -124,42 +109,15 @@ def rolled(window: Window, angles: np.ndarray) -> Window:
         columns=columns(frames.columns),
         keypoints=torch.cat([places, frames.keypoints[..., 2:]], dim=-1),
         velocity=(turn @ frames.velocity[..., None])[..., 0],
-        up=(turn @ frames.up[..., None])[..., 0],
     )
     up = (turn @ window.up[..., None])[..., 0]
     return replace(window, frames=frames, true=columns(window.true), up=up)
 
 
-def sides_exchanged(window: Window, rng: np.random.Generator) -> Window:
-    """The same, but that the detector takes left for right for a while, as it does where it sees no
-    face: Rope's answer is then some of the way to the one that is as good a picture of that, front
-    for back."""
-    count, frames = len(window), window.frames
-    length = math.exp(rng.uniform(math.log(3), math.log(count)))
-    first = rng.uniform(-length / 2, count - length / 2)
-    times = np.arange(count)
-    rows = np.flatnonzero((times >= first) & (times < first + length))
-    turned, exchanged = torch.tensor([-1.0, -1, 1, 1, 1, -1]), list(COCO_MIRROR)
-    seen = frames.columns[0, rows]
-    seen, behind = (
-        rot6d_to_matrix(each).double().numpy() for each in (seen, seen[:, list(MIRROR)] * turned)
-    )
-    wavers = gaussian_filter1d(rng.normal(0, 0.5, len(rows)), 3.0, mode="nearest")
-    share = np.clip(rng.uniform(0, 1) + wavers, 0, 1)[:, None, None]
-    between = axis_angle_to_matrix(share * matrix_to_axis_angle(behind @ seen.swapaxes(-1, -2)))
-    columns, keypoints = frames.columns.clone(), frames.keypoints.clone()
-    columns[0, rows] = torch.as_tensor(matrix_to_rot6d(between @ seen), dtype=columns.dtype)
-    keypoints[0, rows] = keypoints[0, rows][:, exchanged]
-    if rng.random() < 0.7:
-        keypoints[0, rows, :5, 2] *= rng.uniform(0, 0.5)
-    return replace(window, frames=replace(frames, columns=columns, keypoints=keypoints))
-
-
 def _roll(count: int, training: TemporalTraining, rng: np.random.Generator) -> np.ndarray:
     """Angles [N] rad: a camera a little askew, or a body that tumbles, which motion capture hardly
     shows: on and on at up to a turn a second or so, or once, a somersault or onto the hands."""
-    far = FARTHER if rng.random() < FAR_ASKEW else 1.0
-    askew = np.full(count, rng.normal(0, far * training.roll))
+    askew = np.full(count, rng.normal(0, training.roll))
     if rng.random() >= training.tumbling:
         return askew
     if rng.random() < 0.5:
@@ -174,7 +132,7 @@ def augmented(window: Window, longest: int, training: TemporalTraining,
               rng: np.random.Generator) -> Window:  # fmt: skip
     """At most ``longest`` frames of a window, played up to a quarter faster or slower, backwards
     or in a mirror, before a camera of another lens that is held less level; some without keypoints,
-    some before a camera that moves, some with left for right, some with up known."""
+    some before a camera that moves."""
     count = len(window)
     speed = math.exp(rng.uniform(-0.25, 0.25)) if rng.random() < 0.5 else 1.0
     long = min(int((count - 1) / speed) + 1, longest)
@@ -182,14 +140,11 @@ def augmented(window: Window, longest: int, training: TemporalTraining,
     times = np.clip(first + speed * np.arange(long), 0, count - 1)
     if rng.random() < 0.3:
         times, speed = times[::-1].copy(), -speed
-    farther = math.exp(rng.normal(0, 0.2))
-    if rng.random() < training.exchanged:
-        window = sides_exchanged(window, rng)
+    lens = torch.tensor([1.0, 1.0, math.exp(rng.normal(0, 0.2))])
     frames = window.frames.at(times)
     frames = replace(
         frames,
-        velocity=frames.velocity * speed * torch.tensor([1.0, 1.0, farther]),
-        nearness=frames.nearness / farther,
+        velocity=frames.velocity * speed * lens,
         steady=torch.tensor([float(rng.random() < training.still)]),
         keypoints=frames.keypoints * float(rng.random() >= training.blind),
     )
@@ -197,9 +152,6 @@ def augmented(window: Window, longest: int, training: TemporalTraining,
     angles = _roll(long, training, rng)
     if np.ptp(angles) > 0:  # it was the body that turned, and how its weight then lies is made up
         up = torch.zeros_like(up)
-    if rng.random() < training.told:
-        off = rng.normal(0, MISTAKEN if rng.random() < 0.8 else FAR_MISTAKEN, 3)
-        frames = replace(frames, up=up @ torch.as_tensor(axis_angle_to_matrix(off), dtype=up.dtype))
     new = rolled(Window(frames, true, window.true_rest, up), angles)
     return mirrored(new) if rng.random() < 0.5 else new
 
@@ -214,7 +166,8 @@ def stacked(windows: list[Window], longest: int) -> tuple[Window, Tensor]:
     def together(values: list[Tensor]) -> Tensor:
         return torch.cat([v[:, torch.arange(longest).clamp(max=v.shape[1] - 1)] for v in values])
 
-    frames = {name: together([getattr(w.frames, name) for w in windows]) for name in OVER_TIME}
+    over = ("columns", "keypoints", "confidence", "velocity")
+    frames = {name: together([getattr(w.frames, name) for w in windows]) for name in over}
     frames |= {n: torch.cat([getattr(w.frames, n) for w in windows]) for n in ("rest", "steady")}
     true, up = together([w.true for w in windows]), together([w.up for w in windows])
     return Window(Frames(**frames), true, torch.cat([w.true_rest for w in windows]), up), real
