@@ -11,7 +11,7 @@ LEVEL = np.diag([1.0, -1.0, -1.0])
 
 #: How cameras are held that film people: a little downwards, and by how much they are off that in
 #: roll and in pitch; some of them are off by far more.
-DOWN, ROLL, PITCH = np.radians(5.0), np.radians(2.0), np.radians(10.0)
+DOWN, ROLL, PITCH = np.radians(3.0), np.radians(2.0), np.radians(10.0)
 #: What one frame says of roll and of pitch is off by the same in the next ones, s; and one person
 #: says no more than so many frames that know nothing of one another.
 SAME_FOR, ONE_PERSON = np.array([[1.0], [3.0]]), 2.0
