@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ropetp_cli.body.skeleton import ANKLES, FEET, JOINT_INDEX, LIMB_KEYPOINTS
+from ropetp_cli.body.skeleton import ANKLES, FEET, LIMB_KEYPOINTS, LIMBS
 from ropetp_cli.motion import Motion
 
 CONFIDENT = 0.5
@@ -21,9 +21,8 @@ def joint_agreement(
     ``threshold`` x the box height; ``mean`` is their mean distance in box heights.
     """
     coco = list(LIMB_KEYPOINTS)
-    smpl = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
     height = np.maximum(boxes[:, 3] - boxes[:, 1], 1.0)[:, None]
-    distance = np.linalg.norm(joints2d[:, smpl] - keypoints[:, coco, :2], axis=-1) / height
+    distance = np.linalg.norm(joints2d[:, LIMBS] - keypoints[:, coco, :2], axis=-1) / height
     confident = keypoints[:, coco, 2] > CONFIDENT
     count = int(confident.sum())
     if count == 0:

@@ -25,12 +25,11 @@ from rich.table import Table
 
 from ropetp_cli.arrays import open_npz
 from ropetp_cli.body.model import BodyData
-from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, NUM_BETAS
+from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS, NUM_BETAS
 from ropetp_cli.evaluation import metrics
 from ropetp_cli.evaluation.pose import BLAZEPOSE_LIMBS
 from ropetp_cli.evaluation.views import (
     HIPS,
-    LIMBS,
     Sighting,
     View,
     lengths,
@@ -47,6 +46,7 @@ from ropetp_cli.people.crops import (
     keypoints_to_crop,
     square_crop,
 )
+from ropetp_cli.people.tracker import TrackingResult
 from ropetp_cli.pipeline import (
     CaptureOptions,
     Clock,
@@ -94,12 +94,17 @@ def fetch(out: Path) -> dict[str, list[View]]:
 Pair = tuple[Sighting, Sighting]
 
 
+def throughout(people: TrackingResult) -> list[Track]:
+    """Everybody who is there from the first frame to the last."""
+    return [track for track in people.tracks if len(track) == len(people.timestamps)]
+
+
 def look(video: Path, view: View, models: Models) -> list[Pair]:
     """Everybody who is in a video from its first frame to its last, as the detector and as Rope
     see them."""
     options, clock = CaptureOptions(camera="static"), Clock()
     people = find_people(video, models, options, clock)
-    tracks = [track for track in people.tracks if len(track) == len(people.timestamps)]
+    tracks = throughout(people)
     answers, _ = estimate_poses(
         video, people, tracks, choose_camera(people, options), models.rope, options, clock,
         lambda work, *told: work(*told),
@@ -248,7 +253,7 @@ def main() -> None:
                 height=heights if given.height else (),
             )  # fmt: skip
             if teacher is not None:
-                tracks = find_people(video, models, options, Clock()).tracks
+                tracks = throughout(find_people(video, models, options, Clock()))
                 lessons = taught(video, tracks, teacher)
             else:
                 run = capture(video, given.out / f"{trial}_{video.stem}", options, models=models)

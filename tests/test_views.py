@@ -5,8 +5,9 @@ import pytest
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics
+from ropetp_cli.body.skeleton import LIMBS
 from ropetp_cli.camera.placement import look_along
-from ropetp_cli.evaluation.views import LIMBS, Sighting, View, lengths, meeting, read_cameras
+from ropetp_cli.evaluation.views import Sighting, View, lengths, meeting, read_cameras
 from ropetp_cli.evaluation.views import reference as settled
 
 FPS, COUNT = 30.0, 40

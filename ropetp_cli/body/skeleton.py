@@ -33,6 +33,8 @@ LIMB_KEYPOINTS = {
     9: "left_wrist", 10: "right_wrist", 11: "left_hip", 12: "right_hip",
     13: "left_knee", 14: "right_knee", 15: "left_ankle", 16: "right_ankle",
 }  # fmt: skip
+#: The same joints by number.
+LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
 
 #: Interdependent level: segments that usually move together, 11 parts.
 INTER_PARTS = {

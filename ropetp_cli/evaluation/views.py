@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from scipy.ndimage import median_filter
 
-from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS
+from ropetp_cli.body.skeleton import LIMB_KEYPOINTS
 
 #: A point less sure says nothing; one so far, px, from where the other views see it counts half.
 SURE, OUTLIER = 0.5, 15.0
 #: Bones are as long as they are to so much, m; joints are sped up by so much, m/s^2.
 SAME_LENGTH, ACCELERATION = 0.01, 10.0
 STEPS = 800
-#: The twelve joints of the limbs, by number, in the order of the detector's keypoints.
-LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
 _ORDER = list(LIMB_KEYPOINTS.values())
 HIPS = [_ORDER.index(f"{side}_hip") for side in ("left", "right")]
 BONES = [

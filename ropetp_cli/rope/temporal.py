@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
 from ropetp_cli.body.rotations import axis_angle_to_matrix, local_to_global
 from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
-from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS, PARENTS
+from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.rope.predictor import CropPoses
 
@@ -41,7 +41,6 @@ UP_ERROR, LEAST_UP_ERROR = 0.1, 0.01
 #: the difference; over so long, s, by the same.
 LEANS, LEANS_SIGMA = 0.7, 0.5
 _KEYPOINTS = list(LIMB_KEYPOINTS)
-_LIMBS = [JOINT_INDEX[name] for name in LIMB_KEYPOINTS.values()]
 _FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
 
 
@@ -276,7 +275,7 @@ def contradicted(columns: Tensor, frames: Frames, fps: float) -> Tensor:
         return torch.zeros(len(found))
 
     def off(columns: Tensor) -> np.ndarray:
-        joints = place(columns[0], frames.rest.expand(len(found), -1, -1))[:, _LIMBS, :2]
+        joints = place(columns[0], frames.rest.expand(len(found), -1, -1))[:, LIMBS, :2]
         share = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
         apart = joints - found[..., :2]
         apart = apart - (share[..., None] * apart).sum(1, keepdim=True)

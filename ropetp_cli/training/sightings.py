@@ -179,9 +179,8 @@ class Sightings:
             level = np.tile([0.0, -1.0, 0.0], (len(rotations), 1))
             return Refined(rotations, level, np.full((len(rotations), 2), np.pi))
         found = refiner.refine(self.frames(window, rest, fps, steady), fps)
-        return found.leaning(
-            self.levelled(window, found, fps)[1] @ self.turn[self.rows(window)], fps
-        )
+        up = self.levelled(window, found, fps)[1]
+        return found.leaning(up @ self.turn[self.rows(window)], fps)
 
     def levelled(self, window: int, found: Refined, fps: float) -> np.ndarray:
         """World-from-camera [3, 3] of a window, for what was ``found`` in it, as a capture would
