@@ -27,12 +27,16 @@ from ropetp_cli.assembly import (
     trust,
 )
 from ropetp_cli.body.model import load_body
+from ropetp_cli.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from ropetp_cli.camera.gravity import LEVEL
 from ropetp_cli.cli import group, main
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.motion import compare_run
-from ropetp_cli.motion import Camera, PoseSequence, Track
-from ropetp_cli.pipeline import CaptureOptions, capture
-from ropetp_cli.rope.predictor import RopePredictor
+from ropetp_cli.motion import Camera, PoseSequence, Track, VideoInfo
+from ropetp_cli.people.tracker import TrackingResult
+from ropetp_cli.pipeline import CaptureOptions, before_camera, capture
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor
+from ropetp_cli.rope.temporal import TemporalRefiner, TemporalRope
 from ropetp_cli.trajectory.fusion import FOOT_HEIGHT
 from ropetp_cli.video.writer import VideoWriter
 
@@ -392,6 +396,31 @@ def test_inference_does_not_import_the_renderer():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.strip().endswith("[]")
+
+
+def test_people_stand_up_with_a_camera_that_looks_down():
+    count, body = 30, load_body()
+    upright = np.tile(np.eye(3), (count, 24, 1, 1))
+    upright[:, 0] = LEVEL
+    answer = CropPoses(
+        upright, np.zeros((count, 10)), np.tile([0.8, 0, 0], (count, 1)),
+        np.zeros((count, 24, 2)), np.full((count, 24), 0.9),
+    )  # fmt: skip
+    frames = np.arange(100, 100 + count)
+    boxes = np.tile([400.0, 200, 600, 800], (count, 1))
+    track = Track(1, frames, boxes, np.ones(count), np.zeros((count, 17, 3)), np.ones(count, bool))
+    info = VideoInfo("x.mp4", 1000, 1000, 30.0, count, 0)
+    people = TrackingResult([track], frames / 30, frames, info)
+    down = axis_angle_to_matrix(np.radians([-10.0, 0, 0])) @ LEVEL
+    told = [answer], [track], body, people, TemporalRefiner(TemporalRope()), True, {}
+    for rotation in (down[None], np.tile(down, (count, 1, 1))):
+        camera = Camera(1400.0, np.array([500.0, 500]), rotation)
+        before, after = (
+            before_camera(camera, *told, levelled=known)[0].rotations for known in (False, True)
+        )
+        turned = matrix_to_axis_angle(after[:, 0] @ before[:, 0].swapaxes(-1, -2))
+        assert np.degrees(turned) == pytest.approx(np.tile([7.0, 0, 0], (count, 1)), abs=0.3)
+        assert after[:, 1:] == pytest.approx(before[:, 1:])
 
 
 def test_timeline_covers_a_variable_rate():
