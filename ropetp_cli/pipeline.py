@@ -368,8 +368,8 @@ def before_camera(
     heights: dict[int, float],
     levelled: bool = False,
 ) -> list[PoseSequence]:
-    """Everybody's poses in the camera's axes, by what the camera is said to know of up if it is
-    ``levelled``."""
+    """Everybody's poses in the camera's axes. When the camera is ``levelled``, people stand up with
+    it; before, only they can tell which way is up."""
     poses = []
     for answer, track in zip(answers, tracks, strict=True):
         up = camera.rotation[camera_rows(camera, track, people), 1] if levelled else None

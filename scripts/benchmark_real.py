@@ -30,7 +30,7 @@ from ropetp_cli.evaluation import metrics
 from ropetp_cli.evaluation.pose import BLAZEPOSE_LIMBS
 from ropetp_cli.evaluation.views import (
     HIPS,
-    Sighting,
+    Observation,
     View,
     lengths,
     meeting,
@@ -91,7 +91,7 @@ def fetch(out: Path) -> dict[str, list[View]]:
     }
 
 
-Pair = tuple[Sighting, Sighting]
+Pair = tuple[Observation, Observation]
 
 
 def throughout(people: TrackingResult) -> list[Track]:
@@ -116,7 +116,7 @@ def look(video: Path, view: View, models: Models) -> list[Pair]:
         places = crop_to_frame(answer.joints2d, centers, np.array([crop.size for crop in crops]))
         theirs = np.concatenate([places, answer.confidence[..., None]], axis=-1)[:, LIMBS]
         detected = track.keypoints[:, list(LIMB_KEYPOINTS)]
-        found.append((Sighting(view, track.id, detected), Sighting(view, track.id, theirs)))
+        found.append((Observation(view, track.id, detected), Observation(view, track.id, theirs)))
     return found
 
 

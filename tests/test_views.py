@@ -7,7 +7,7 @@ from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics
 from ropetp_cli.body.skeleton import LIMBS
 from ropetp_cli.camera.placement import look_along
-from ropetp_cli.evaluation.views import Sighting, View, lengths, meeting, read_cameras
+from ropetp_cli.evaluation.views import Observation, View, lengths, meeting, read_cameras
 from ropetp_cli.evaluation.views import reference as settled
 
 FPS, COUNT = 30.0, 40
@@ -33,34 +33,34 @@ def walker() -> np.ndarray:
     return joints[..., [2, 0, 1]] + [0, 0, 1.0] + np.linspace(0, 0.5, COUNT)[:, None, None]
 
 
-def seen(view: View, limbs: np.ndarray) -> Sighting:
+def seen(view: View, limbs: np.ndarray) -> Observation:
     there = view.before(limbs) @ view.matrix.T
     sure = np.ones((*limbs.shape[:2], 1))
-    return Sighting(view, 1, np.concatenate([there[..., :2] / there[..., 2:], sure], axis=-1))
+    return Observation(view, 1, np.concatenate([there[..., :2] / there[..., 2:], sure], axis=-1))
 
 
 @pytest.fixture
-def sightings() -> list[Sighting]:
+def observations() -> list[Observation]:
     return [seen(camera_at(angle), walker()) for angle in (0.3, 1.6, 3.1, 4.4)]
 
 
-def test_views_meet_where_the_person_is_whatever_one_of_them_says(sightings):
+def test_views_meet_where_the_person_is_whatever_one_of_them_says(observations):
     truth = walker()
-    points, off = meeting(sightings)
+    points, off = meeting(observations)
     assert points == pytest.approx(truth, abs=1e-6) and np.nanmax(off) < 1e-3
-    sightings[2].points[:, 4:6, 0] += 200  # one takes the wrists for something else
-    sightings[1].points[:, 0, 2] = 0.1  # and one does not see a shoulder
-    points, off = meeting(sightings)
+    observations[2].points[:, 4:6, 0] += 200  # one takes the wrists for something else
+    observations[1].points[:, 0, 2] = 0.1  # and one does not see a shoulder
+    points, off = meeting(observations)
     assert np.abs(points - truth).max() < 0.02
     assert np.nanmedian(off[2, :, 4:6]) == pytest.approx(200, rel=0.1)
     assert np.isnan(off[1, :, 0]).all() and not np.isnan(off[0]).any()
 
 
-def test_bones_of_a_reference_are_of_one_length_where_views_waver(sightings):
+def test_bones_of_a_reference_are_of_one_length_where_views_waver(observations):
     rng, truth = np.random.default_rng(1), walker()
-    for sighting in sightings:
-        sighting.points[..., :2] += rng.normal(0, 12, (COUNT, 12, 2))
-    loose, steady = meeting(sightings)[0], settled(sightings, FPS)[0]
+    for observation in observations:
+        observation.points[..., :2] += rng.normal(0, 12, (COUNT, 12, 2))
+    loose, steady = meeting(observations)[0], settled(observations, FPS)[0]
     errors = [np.linalg.norm(points - truth, axis=-1).mean() for points in (loose, steady)]
     assert errors[1] < 0.6 * errors[0] and errors[1] < 0.015
     assert lengths(steady) == pytest.approx(lengths(truth), abs=0.012)

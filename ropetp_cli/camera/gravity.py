@@ -65,15 +65,17 @@ def fuse_with_gravity(
     what everybody says.
     """
     told = [np.einsum("kij,kj->ki", rotation[f], u) for f, u in zip(frames, up, strict=True)]
-    ahead = [rotation[f][:, :, 2] for f in frames]
+    sideways = [np.cross(u, rotation[f][:, :, 2]) for f, u in zip(frames, told, strict=True)]
+    for side in sideways:
+        side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-6)
 
     def cost(up: np.ndarray) -> float:
         up = up / np.linalg.norm(up)
         total = 0.0
         for axis, mean, spread in ((0, 0.0, ROLL), (2, -np.sin(DOWN), PITCH)):
             total += _robust(((rotation[:, :, axis] @ up - mean) / spread) ** 2, ASKEW).mean()
-        for balance, front, doubt in zip(told, ahead, error, strict=True):
-            total += _imbalance(up, balance, front, doubt, fps)
+        for balance, side, doubt in zip(told, sideways, error, strict=True):
+            total += _imbalance(up, balance, side, doubt, fps)
         return total
 
     starts = [-rotation[0, :, 1], *(balance.mean(axis=0) for balance in told)]
@@ -88,12 +90,10 @@ def _robust(squared: np.ndarray, doubted: float) -> np.ndarray:
 
 
 def _imbalance(
-    up: np.ndarray, told: np.ndarray, ahead: np.ndarray, error: np.ndarray, fps: float
+    up: np.ndarray, told: np.ndarray, sideways: np.ndarray, error: np.ndarray, fps: float
 ) -> float:
     """What it costs that ``up`` [3] is not as one person has ``told`` [K, 3], off by ``error``
-    [K, 2] rad in roll and in pitch of cameras that look ``ahead`` [K, 3]."""
-    sideways = np.cross(told, ahead)
-    sideways /= np.maximum(np.linalg.norm(sideways, axis=1, keepdims=True), 1e-6)
+    [K, 2] rad in roll, which moves it ``sideways`` [K, 3], and in pitch."""
     off = told - up
     rolled = (off * sideways).sum(axis=1) ** 2
     squared = np.stack([rolled, (off**2).sum(axis=1) - rolled]) / error.T**2

@@ -76,7 +76,7 @@ def read_cameras(text: bytes) -> list[View]:
 
 
 @dataclass
-class Sighting:
+class Observation:
     """A person as one ``view`` sees her in N frames: the track's ``id`` and ``points`` [N, 12, 3],
     where limbs are, px, and how surely."""
 
@@ -93,14 +93,14 @@ class Sighting:
         return np.where(self.points[..., 2] > SURE, self.points[..., 2], 0.0)
 
 
-def meeting(sightings: list[Sighting]) -> tuple[np.ndarray, np.ndarray]:
-    """Where ``sightings`` of one person meet: limbs [N, 12, 3] m of the laboratory, and how far,
+def meeting(observations: list[Observation]) -> tuple[np.ndarray, np.ndarray]:
+    """Where ``observations`` of one person meet: limbs [N, 12, 3] m of the laboratory, and how far,
     px, each is from them [S, N, 12] (nan where it does not see them). What contradicts the others
     counts less."""
-    rays, trust = (np.array([getattr(s, n) for s in sightings]) for n in ("rays", "trust"))
-    focal = np.array([s.view.focal for s in sightings])[:, None, None]
+    rays, trust = (np.array([getattr(s, n) for s in observations]) for n in ("rays", "trust"))
+    focal = np.array([s.view.focal for s in observations])[:, None, None]
     matrices = np.array(
-        [np.column_stack([s.view.rotation, -s.view.rotation @ s.view.place]) for s in sightings]
+        [np.column_stack([s.view.rotation, -s.view.rotation @ s.view.place]) for s in observations]
     )[:, None, None]
     weight = trust
     for _ in range(10):
@@ -110,20 +110,20 @@ def meeting(sightings: list[Sighting]) -> tuple[np.ndarray, np.ndarray]:
         system = np.moveaxis(system, 0, 2).reshape(*rays.shape[1:3], -1, 4)
         answer = np.linalg.svd(system)[2][..., -1, :]
         points = answer[..., :3] / answer[..., 3:]
-        seen = np.array([s.view.before(points) for s in sightings])
+        seen = np.array([s.view.before(points) for s in observations])
         off = np.linalg.norm(seen[..., :2] / seen[..., 2:] - rays, axis=-1) * focal
         weight = trust / (1 + (off / OUTLIER) ** 2)
     return points, np.where(trust > 0, off, np.nan)
 
 
-def reference(sightings: list[Sighting], fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """A person's limbs [N, 12, 3] m in the laboratory and how far, px, every sighting is from them
-    [S, N, 12]: where the views meet, if bones are as long in every frame and on either side and
-    joints are not sped up without need."""
-    start, off = meeting(sightings)
-    rays, trust, turn, place = (
-        torch.tensor(np.array([attrgetter(name)(s) for s in sightings]))
-        for name in ("rays", "trust", "view.rotation", "view.place")
+def reference(observations: list[Observation], fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """A person's limbs [N, 12, 3] m in the laboratory and how far, px, every observation is from
+    them [S, N, 12]: where the views meet, if bones are as long in every frame and on either side
+    and joints are not sped up without need."""
+    start, off = meeting(observations)
+    rays, trust, turn, place, focal = (
+        torch.tensor(np.array([attrgetter(name)(s) for s in observations]))
+        for name in ("rays", "trust", "view.rotation", "view.place", "view.focal")
     )
     points = torch.tensor(median_filter(start, (9, 1, 1))).requires_grad_()
     one, other = (list(ends) for ends in zip(*BONES, strict=True))
@@ -132,7 +132,7 @@ def reference(sightings: list[Sighting], fps: float) -> tuple[np.ndarray, np.nda
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         seen = torch.einsum("sij,snkj->snki", turn, points - place[:, None, None])
-        away = (seen[..., :2] / seen[..., 2:] - rays).norm(dim=-1) * sightings[0].view.focal
+        away = (seen[..., :2] / seen[..., 2:] - rays).norm(dim=-1) * focal[:, None, None]
         long = (points[:, one] - points[:, other]).norm(dim=-1)
         loss = (
             (trust * (away / OUTLIER).square().log1p()).sum()
