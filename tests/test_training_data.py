@@ -21,8 +21,9 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.crops import CROP_SCALE
 from ropetp_cli.people.detector import Detector
+from ropetp_cli.rope import depthwise
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
-from ropetp_cli.rope.depthwise import Depthwise5
+from ropetp_cli.rope.depthwise import Depthwise
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.training.augment import degrade
@@ -159,13 +160,16 @@ def test_training_ends_at_the_frozen_map():
     assert not first.requires_grad and not second.requires_grad
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 16)], ids=str)
-def test_gradients_of_large_depthwise_filters_are_the_usual_ones(size):
+@pytest.mark.parametrize("size, stride", [(5, 1), (5, 2), (3, 2)])
+@pytest.mark.parametrize("at_once", [1 << 20, 100], ids=["all rows", "row by row"])
+def test_gradients_of_depthwise_filters_are_the_usual_ones(size, stride, at_once, monkeypatch):
+    monkeypatch.setattr(depthwise, "_VALUES", at_once)
     torch.manual_seed(0)
-    ours = Depthwise5(6)
-    usual = torch.nn.Conv2d(6, 6, 5, padding=2, groups=6)
+    ours = Depthwise(6, size, stride, size // 2)
+    usual = torch.nn.Conv2d(6, 6, size, stride, size // 2, groups=6)
     usual.load_state_dict(ours.state_dict())
-    x, way = torch.randn(3, 6, *size), torch.randn(3, 6, *size)
+    x = torch.randn(3, 6, 7, 16)
+    way = torch.randn_like(usual(x))
     gradients = []
     for conv in (ours, usual):
         put = x.clone().requires_grad_()

@@ -57,7 +57,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ropetp_cli.errors import RopeTPError
-from ropetp_cli.rope.depthwise import Depthwise5
+from ropetp_cli.rope.depthwise import Depthwise
 
 #: Side of the square RGB crop, px. Image landmarks are in these pixels.
 CROP_SIZE = 256
@@ -212,7 +212,7 @@ class BlazePose(nn.Module):
         """Where autocast asks for half precision, and nothing is learnt, only what it makes faster
         is in it and errs by little: matrices over the channels, after the first stage."""
         conv = self.convs[node["name"]]
-        if torch.is_grad_enabled() or (node["kernel"] == [1, 1] and node["shape"][-1] <= HALF_PX):
+        if self.training or (node["kernel"] == [1, 1] and node["shape"][-1] <= HALF_PX):
             return conv(x)
         with torch.autocast(x.device.type, enabled=False):
             return conv(x.float())
@@ -257,9 +257,9 @@ def keep_only(net: BlazePose, names: Sequence[str]) -> BlazePose:
 
 def _conv(node: Mapping[str, Any]) -> nn.Conv2d:
     pad, kernel, stride = node["pad"], tuple(node["kernel"]), tuple(node["stride"])
-    same = (kernel, stride, tuple(pad)) == ((5, 5), (1, 1), (2, 2, 2, 2))
-    if same and node["groups"] == node["in_channels"]:
-        return Depthwise5(node["in_channels"])
+    padding = pad[0] if _is_symmetric(pad) else 0
+    if node["groups"] == node["in_channels"] and (stride[0] > 1 or (kernel[0], padding) == (5, 2)):
+        return Depthwise(node["in_channels"], kernel[0], stride[0], padding)
     return nn.Conv2d(
         node["in_channels"],
         node["shape"][0],

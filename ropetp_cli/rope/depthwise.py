@@ -1,8 +1,7 @@
-"""Depthwise 5x5 filters whose gradients a CPU can afford.
+"""Depthwise filters whose gradients a CPU can afford.
 
-In half precision torch reckons the gradient of a 5x5 depthwise filter ten times as slowly as that
-of a 3x3 one, for which its CPU library has a kernel. A 5x5 filter is covered by four 3x3 ones, and
-so is its gradient.
+In half precision torch reckons the gradients of 5x5 depthwise filters, and of what goes into those
+with a stride, ten times as slowly as those of others; in single precision all of them fast.
 """
 
 from typing import Any
@@ -11,56 +10,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_PAD = 2
+#: In single precision at once: what a cache can hold.
+_VALUES = 1 << 23
 
 
-class Depthwise5(nn.Conv2d):
-    """A depthwise 5x5 convolution with stride 1 that keeps the map's size."""
+class Depthwise(nn.Conv2d):
+    """A depthwise convolution whose gradients are reckoned in single precision on a CPU."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 5, padding=_PAD, groups=channels)
+    def __init__(self, channels: int, size: int, stride: int, padding: int):
+        super().__init__(channels, channels, size, stride, padding, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same."""
+        """[B, C, H, W] -> [B, C, H', W']."""
         half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if not (half and torch.is_grad_enabled() and self.weight.requires_grad):
             return super().forward(x)
-        return _Depthwise5.apply(x.bfloat16(), self.weight.bfloat16(), self.bias)
+        return _Depthwise.apply(x.bfloat16(), self.weight, self.bias, self.stride, self.padding)
 
 
-class _Depthwise5(torch.autograd.Function):
+class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: tuple, padding: tuple
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias.to(x.dtype), padding=_PAD, groups=len(weight))
+        ctx.how = (stride, padding)
+        return F.conv2d(
+            x, weight.to(x.dtype), bias.to(x.dtype), stride, padding, groups=len(weight)
+        )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         x, weight = ctx.saved_tensors
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = _backward(grad, x, weight, _PAD, (True, False, False))[0]
-        return to_x, filter_gradient(grad, x), grad.float().sum((0, 2, 3))
-
-
-def filter_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """[C, 1, 5, 5]: of the filters, from that of what came out and what went in, [B, C, H, W]."""
-    channels, height, width = x.shape[1:]
-    padded = F.pad(x, (_PAD,) * 4)
-    found = x.new_empty(channels, 1, 5, 5)
-    small = x.new_empty(channels, 1, 3, 3)
-    for i in (0, 2):
-        for j in (0, 2):
-            under = padded[:, :, i : i + height + 2, j : j + width + 2]
-            under = under.contiguous(memory_format=torch.channels_last)
-            part = _backward(grad, under, small, 0, (False, True, False))[1]
-            found[:, :, i : i + 3, j : j + 3] = part
-    return found
-
-
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, pad: int, wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (1, 1), (pad, pad), (1, 1), False, (0, 0), len(weight), wanted
-    )
+        stride, padding = ctx.how
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        wanted = (ctx.needs_input_grad[0], True, True)
+        to_x, to_weight, to_bias = torch.empty_like(x) if wanted[0] else None, 0.0, 0.0
+        rows = max(1, _VALUES // x[0].numel())
+        for first in range(0, len(x), rows):
+            some, under = grad[first : first + rows], x[first : first + rows]
+            found = torch.ops.aten.convolution_backward(
+                some.float(), under.float(), weight, [len(weight)], stride, padding, (1, 1),
+                False, (0, 0), len(weight), wanted,
+            )  # fmt: skip
+            if to_x is not None:
+                to_x[first : first + rows] = found[0]
+            to_weight, to_bias = to_weight + found[1], to_bias + found[2]
+        return to_x, to_weight, to_bias, None, None
