@@ -201,6 +201,11 @@ class FrozenMaps:
         files: list[np.ndarray] = []
         targets: list[RopeTargets] = []
         keypoints: list[np.ndarray] = []
+        # Half precision, where it is faster, is noise that training can bear; tests see the maps as
+        # they are.
+        half = variants > 0 and has_bfloat16(torch.device("cpu"))
+        if isinstance(rope.backbone, BlazePoseBackbone):
+            rope.backbone.net.train(half)
         began = time.perf_counter()
         for start in range(0, total, 32):
             rows = [k % len(crops) for k in range(start, min(start + 32, total))]
@@ -214,9 +219,6 @@ class FrozenMaps:
                 ]
             else:
                 samples = [upright(s) for s in samples]
-            # Half precision, where it is faster, is noise that training can bear; tests see the
-            # maps as they are.
-            half = variants > 0 and has_bfloat16(torch.device("cpu"))
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 maps = rope.backbone.trunk(to_images(pictures_of(samples)))
             if not files:
@@ -234,6 +236,7 @@ class FrozenMaps:
             if start % 1600 == 0:
                 rate = (start + len(rows)) / (time.perf_counter() - began)
                 log(f"{crops.name}: {start + len(rows)} of {total} crops, {rate:.0f}/s")
+        rope.eval()
         for file in files:
             file.flush()
         joined = {
