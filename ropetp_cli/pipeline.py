@@ -154,7 +154,7 @@ class Models:
         self.body = load_body(options.body)
         self.rope = RopePredictor(
             load_rope(find_weights("rope", options.weights), self.body), self.device,
-            quick=options.quick, reach=NEAR, aligned=True,
+            quick=options.quick, reach=NEAR,
         )  # fmt: skip
         self.refiner = TemporalRefiner(
             load_temporal(find_weights("temporal", options.weights)), self.device

@@ -146,12 +146,10 @@ def motion(run: Path, truth: Path, as_json: bool) -> None:
     help="A BlazePose .tflite to measure on the same crops.",
 )
 @click.option("--alone", is_flag=True, help="Without the detector's keypoints.")
+@click.option("--aligned/--not-aligned", default=True, show_default=True,
+              help="Bend the pose to the 2D evidence at the end.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Look once, not also in a mirror.")
-@click.option(
-    "--near",
-    is_flag=True,
-    help="As frames of a video are read: from near by, poses bent to the 2D evidence.",
-)
+@click.option("--near", is_flag=True, help="Look from near by, as at the frames of a video.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pose(
@@ -160,6 +158,7 @@ def pose(
     weights: Path | None,
     teacher: Path | None,
     alone: bool,
+    aligned: bool,
     quick: bool,
     near: bool,
     device: str,
@@ -172,7 +171,9 @@ def pose(
 
     is_file = weights is not None and weights.suffix == ".safetensors"
     path = weights if is_file else find_weights("rope", weights)
-    found = evaluate_sets(data, names, path, load_body(), device, teacher, alone, quick, near)
+    found = evaluate_sets(
+        data, names, path, load_body(), device, teacher, alone, aligned, quick, near
+    )
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -110,17 +110,18 @@ def evaluate_sets(
     device: str = "cpu",
     teacher: Path | None = None,
     alone: bool = False,
+    aligned: bool = True,
     quick: bool = False,
     near: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints and,
     if ``teacher``, a .tflite file, is given, BlazePose's.
 
-    ``alone``: Rope without the detector's keypoints; ``quick``: without the mirror; ``near``:
-    looked at as frames of a video are, and bent to the 2D evidence as those are.
+    ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment;
+    ``quick``: without the mirror; ``near``: looked at as frames of a video are.
     """
     predictor = RopePredictor(
-        load_rope(weights, body), device, quick, NEAR if near else FAR, aligned=near
+        load_rope(weights, body), device, aligned, quick, NEAR if near else FAR
     )
     net = import_tflite(teacher).eval().to(device) if teacher else None
     found = {}

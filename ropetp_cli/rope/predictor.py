@@ -65,18 +65,17 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 class RopePredictor:
-    """Runs a :class:`Rope` on uint8 crops. ``quick`` leaves out the mirror, which takes as long
-    again. ``reach``: from how far away people are looked at (``rope.upright``), ``aligned``: bent
-    to the 2D evidence at the end (``rope.alignment``). Rope over time was trained behind NEAR and
-    aligned; single pictures are read better from FAR and as they are."""
+    """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment,
+    ``quick`` the mirror, which takes as long again. ``reach``: from how far away people are looked
+    at (``rope.upright``); what Rope over time was trained behind is NEAR."""
 
     def __init__(
         self,
         rope: Rope,
         device: str = "cpu",
+        aligned: bool = True,
         quick: bool = False,
         reach: float = FAR,
-        aligned: bool = False,
     ):
         keep_freed_memory()
         self.device = torch.device(device)
@@ -126,10 +125,9 @@ class RopePredictor:
     def answers(self, output: RopeOutput, views: Views) -> CropPoses:
         """What ``output`` says of the crops, from what it says of their ``views``."""
         rotations, cam = output.rotations, output.cam
-        image = output.joints2d
         if self.aligned:
             rotations, cam = align(self.rope, output)
-            image = weak_perspective(self.rope.joints(rotations, output.betas), cam)
+        image = weak_perspective(self.rope.joints(rotations, output.betas), cam)
         confidence = output.confidence_logit.sigmoid()
         rotations, betas, cam, image, confidence = (
             value.float().cpu().numpy().astype(np.float64)

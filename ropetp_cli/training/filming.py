@@ -236,9 +236,7 @@ def film_all(
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
     figure, backdrops = Figure(body), Backdrops(photos)
-    rope = RopePredictor(
-        load_rope(weights or find_weights("rope"), body), quick=quick, reach=NEAR, aligned=True
-    )
+    rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick, reach=NEAR)
     detector = Detector()
     rng = np.random.default_rng(seed)
     windows, firsts = choose_windows(clips, count, frames, rng)
