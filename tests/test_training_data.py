@@ -160,13 +160,15 @@ def test_training_ends_at_the_frozen_map():
     assert not first.requires_grad and not second.requires_grad
 
 
-@pytest.mark.parametrize("size, stride", [(5, 1), (5, 2), (3, 2)])
+@pytest.mark.parametrize("size, stride, padding", [(5, 1, 2), (5, 2, 2), (3, 2, 1), (3, 2, 0)])
 @pytest.mark.parametrize("at_once", [1 << 20, 100], ids=["all rows", "row by row"])
-def test_gradients_of_depthwise_filters_are_the_usual_ones(size, stride, at_once, monkeypatch):
+def test_gradients_of_depthwise_filters_are_the_usual_ones(
+    size, stride, padding, at_once, monkeypatch
+):
     monkeypatch.setattr(depthwise, "_VALUES", at_once)
     torch.manual_seed(0)
-    ours = Depthwise(6, size, stride, size // 2)
-    usual = torch.nn.Conv2d(6, 6, size, stride, size // 2, groups=6)
+    ours = Depthwise(6, size, stride, padding)
+    usual = torch.nn.Conv2d(6, 6, size, stride, padding, groups=6)
     usual.load_state_dict(ours.state_dict())
     x = torch.randn(3, 6, 7, 16)
     way = torch.randn_like(usual(x))

@@ -209,8 +209,9 @@ class BlazePose(nn.Module):
         return self._plans[targets]
 
     def _convolved(self, node: dict[str, Any], x: Tensor) -> Tensor:
-        """Where autocast asks for half precision, and nothing is learnt, only what it makes faster
-        is in it and errs by little: matrices over the channels, after the first stage."""
+        """Where autocast asks for half precision, training has all in it, frozen stages too;
+        otherwise only what it makes faster and errs by little is: matrices over the channels, after
+        the first stage."""
         conv = self.convs[node["name"]]
         if self.training or (node["kernel"] == [1, 1] and node["shape"][-1] <= HALF_PX):
             return conv(x)
