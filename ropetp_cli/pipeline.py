@@ -32,7 +32,12 @@ from ropetp_cli.camera.gravity import (
     level_by_floor,
     lowest_foot,
 )
-from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
+from ropetp_cli.camera.placement import (
+    fit_pelvis,
+    look_along,
+    weak_perspective_pelvis,
+    widths_at_one_metre,
+)
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.exchange.npz import AMASS_FPS, check_layout
 from ropetp_cli.files import discard_drafts, writable_directory, write_json
@@ -319,12 +324,14 @@ def estimate_poses(
     owners: list[int] = []
     waiting: list[np.ndarray] = []
     keypoints: list[np.ndarray] = []
+    widths: list[float] = []
 
     def flush(advance: Advance) -> None:
         count = min(options.batch_size, len(waiting))
-        looked.append(steps(rope.predict, np.stack(waiting[:count]), np.stack(keypoints[:count])))
+        batch = np.stack(waiting[:count]), np.stack(keypoints[:count]), np.array(widths[:count])
+        looked.append(steps(rope.predict, *batch))
         advance(count)
-        del waiting[:count], keypoints[:count]
+        del waiting[:count], keypoints[:count], widths[:count]
 
     with (
         VideoReader(video, options.start, options.end) as reader,
@@ -339,6 +346,7 @@ def estimate_poses(
                 found = np.stack([tracks[k].keypoints[index - tracks[k].frames[0]] for k in here])
                 waiting.extend(crops)
                 keypoints.extend(keypoints_to_crop(found, centers, sizes))
+                widths.extend(widths_at_one_metre(centers, sizes, camera.focal, camera.center))
                 owners.extend(here)
             # All of one size: a batch of a new size finds no room in the memory freed before.
             while len(waiting) >= options.batch_size:

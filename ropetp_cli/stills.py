@@ -9,6 +9,8 @@ import numpy as np
 
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import matrix_to_axis_angle
+from ropetp_cli.camera.focal import choose_focal
+from ropetp_cli.camera.placement import look_along, pelvis_in_crops, widths_at_one_metre
 from ropetp_cli.errors import NobodyFound, RopeTPError
 from ropetp_cli.files import atomic_path
 from ropetp_cli.people.crops import (
@@ -67,24 +69,28 @@ def pose_images(
     detector: Detector,
     boxes: Boxes | None,
     batch_size: int = 16,
+    focal_px: float | None = None,
+    focal_mm: float | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[int, int, list[str]]:
     """Poses of everybody in ``images``, written to ``out`` as one npz.
 
     ``boxes`` by image name (with or without its directory) says who is there; the detector then
-    only looks for keypoints inside each. Keys: image [n],
-    boxes [n, 4], joints2d [n, 24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), poses
-    [n, 72], betas [n, 10], cam [n, 3], confidence [n], body. Returns how many people, in how many
-    images that could be read, and a line for every image that was left out. Raises NobodyFound
-    when nobody is left, RopeTPError when no image can be read.
+    only looks for keypoints inside each. The focal length, which tells how near people are, is as
+    in :func:`~ropetp_cli.camera.focal.choose_focal`. Keys: image [n], boxes [n, 4], joints2d [n,
+    24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), pelvis [n, 3] m before the camera,
+    focal_px [n], poses [n, 72], betas [n, 10], cam [n, 3] in the crop, confidence [n], body.
+    Returns how many people, in how many images that could be read, and a line for every image that
+    was left out. Raises NobodyFound when nobody is left, RopeTPError when no image can be read.
     """
     names, rows, notes, unread = [], [], [], 0
     answers: list[CropPoses] = []
-    crops, keypoints, centers, sizes = [], [], [], []
+    crops, keypoints, centers, sizes, widths, turns, focals = [], [], [], [], [], [], []
 
     def flush() -> None:
         if crops:
-            answers.append(rope.predict(np.stack(crops), np.stack(keypoints)))
+            near = np.array(widths[-len(crops) :])
+            answers.append(rope.predict(np.stack(crops), np.stack(keypoints), near))
             crops.clear()
             keypoints.clear()
 
@@ -109,6 +115,12 @@ def pose_images(
             keypoints.extend(keypoints_to_crop(seen, where, side))
             centers.extend(where)
             sizes.extend(side)
+            size = frame.shape[1], frame.shape[0]
+            focal, _ = choose_focal(size, focal_px, focal_mm)
+            middle = np.array(size) / 2
+            widths.extend(widths_at_one_metre(where, side, focal, middle))
+            turns.extend(look_along(where, focal, middle))
+            focals += [focal] * len(found)
             names += [path.name] * len(found)
             rows.append(found)
         if len(crops) >= batch_size:
@@ -121,7 +133,8 @@ def pose_images(
         count = len(images) - unread
         raise NobodyFound(f"{images[0]}: nobody found in {count} image(s); try --boxes FILE")
     poses = CropPoses.joined(answers)
-    rest = body.rest_joints(poses.betas)
+    turn, rest = np.array(turns), body.rest_joints(poses.betas)
+    poses.rotations[:, 0] = turn @ poses.rotations[:, 0]
     with atomic_path(out) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
@@ -129,6 +142,8 @@ def pose_images(
             boxes=np.concatenate(rows),
             joints2d=crop_to_frame(poses.joints2d, np.array(centers), np.array(sizes)),
             joints3d=posed_joints(poses.rotations, rest),
+            pelvis=pelvis_in_crops(poses.cam, np.array(widths), turn),
+            focal_px=np.array(focals),
             poses=matrix_to_axis_angle(poses.rotations).reshape(-1, 72),
             betas=poses.betas,
             cam=poses.cam,

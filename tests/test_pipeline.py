@@ -259,6 +259,12 @@ def test_pose_of_stills_with_given_boxes(tmp_path):
         assert file["image"].tolist() == ["bus.png", "bus.png"]
         assert file["poses"].shape == (2, 72) and file["joints3d"].shape == (2, 24, 3)
         np.testing.assert_allclose(file["joints3d"][:, 0], 0, atol=1e-6)
+        assert (file["focal_px"] == np.hypot(*photo().shape[:2])).all()
+        seen = file["joints3d"][0] + file["pelvis"][0]
+        middle = np.array(photo().shape[1::-1]) / 2
+        placed = seen[:, :2] / seen[:, 2:] * file["focal_px"][0] + middle
+        off = np.linalg.norm(placed - file["joints2d"][0], axis=1)
+        assert off.max() < 0.02 * (boxes["bus.png"][0][3] - boxes["bus.png"][0][1])
         head, ankle = file["joints2d"][:, 15], file["joints2d"][:, 7]
         assert head[0, 1] < ankle[0, 1]  # px: head above feet
         x0, y0, x1, y1 = np.array(boxes["bus.png"]).T

@@ -20,6 +20,7 @@ from ropetp_cli.rope.losses import (
     RopeTargets,
     attention_loss,
     level_masks,
+    nearness,
     rope_loss,
 )
 from ropetp_cli.rope.network import Rope, RopeConfig, load_rope, save_rope, weak_perspective
@@ -169,6 +170,20 @@ def test_loss_is_zero_on_the_truth_and_ignores_what_is_not_labelled(rope):
     assert one["joints"] > 0.1 and none["joints"] == 0.0
 
 
+def test_loss_knows_how_near_the_camera_of_rendered_people_was(rope):
+    output = rope(torch.rand(2, 3, 256, 256))
+    near = torch.tensor([1 / 2.5, 1 / 6])
+    image = (output.joints2d / (1 + near[:, None, None] * output.joints[..., 2:])).detach()
+    rendered = _targets(output, joints2d=image)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(nearness(rendered), near, atol=1e-3, rtol=0)
+    photographs = _targets(output, joints2d=image, part=torch.full((2, 64, 64), IGNORED))
+    assert nearness(photographs).tolist() == [0, 0]
+    weights = LossWeights(attention=0.0)
+    lost = [rope_loss(output, t, weights)[1]["joints2d"].item() for t in (rendered, photographs)]
+    assert lost[0] < 1e-5 < 1e-3 < lost[1]
+
+
 def test_attention_loss_prefers_the_right_parts(rope):
     output = rope(torch.rand(1, 3, 256, 256))
     part = torch.full((1, 64, 64), 24, dtype=torch.uint8)
@@ -197,17 +212,18 @@ def test_crops_in_doubt_are_looked_at_again_in_small_batches(rope, monkeypatch):
     keypoints = np.zeros((11, 17, 3))
     sizes, look = [], RopePredictor._look
 
-    def noting(self, crops, keypoints):
+    def noting(self, crops, keypoints, widths):
         sizes.append(len(crops))
-        return look(self, crops, keypoints)
+        return look(self, crops, keypoints, widths)
 
     monkeypatch.setattr(RopePredictor, "_look", noting)
     monkeypatch.setattr("ropetp_cli.rope.predictor.DOUBT", 1.1)
     monkeypatch.setattr("ropetp_cli.rope.predictor.SURER", -1.0)
     predictor = RopePredictor(rope, quick=True)
-    twice = predictor.predict(crops, keypoints)
+    widths = np.linspace(0.1, 0.3, 11)
+    twice = predictor.predict(crops, keypoints, widths)
     assert sizes == [11, AGAIN, 11 - AGAIN]
-    alone = predictor.predict(crops[9:10])
+    alone = predictor.predict(crops[9:10], widths=widths[9:10])
     np.testing.assert_allclose(twice.rotations[9], alone.rotations[0], atol=1e-3)
 
 

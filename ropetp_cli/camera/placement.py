@@ -24,12 +24,19 @@ def weak_perspective_pelvis(
     """The pelvis before the camera, [N, 3] m.
 
     ``cam`` [N, 3] (s, tx, ty) of crops centred at ``centers`` [N, 2] px with sides ``sizes``
-    [N] px: one metre spans s * size / 2 pixels, so the depth along the ray is 2 f / (s size).
+    [N] px: one metre spans s * size / 2 pixels, so the depth along the ray is 2 / (s * width).
     """
-    stretch = np.linalg.norm(
-        np.concatenate([(centers - center) / focal, np.ones((len(centers), 1))], 1), axis=1
-    )
-    return pelvis_in_crops(cam, sizes / (focal * stretch), look_along(centers, focal, center))
+    width = widths_at_one_metre(centers, sizes, focal, center)
+    return pelvis_in_crops(cam, width, look_along(centers, focal, center))
+
+
+def widths_at_one_metre(
+    centers: np.ndarray, sizes: np.ndarray, focal: float, center: np.ndarray
+) -> np.ndarray:
+    """How wide, [N] m, is what crops with sides ``sizes`` [N] px about ``centers`` [N, 2] px show
+    at one metre from the camera, along the ray through each one's middle."""
+    away = np.concatenate([(centers - center) / focal, np.ones((len(centers), 1))], axis=1)
+    return sizes / (focal * np.linalg.norm(away, axis=1))
 
 
 def pelvis_in_crops(cam: np.ndarray, width: np.ndarray, turn: np.ndarray) -> np.ndarray:

@@ -69,6 +69,10 @@ FILE_OPTIONS = [
 ]  # fmt: skip
 
 #: What ``pose`` may be told, too.
+FOCAL = [
+    click.option("--focal-px", type=POSITIVE, help="Focal length, px."),
+    click.option("--focal-mm", type=POSITIVE, help="Focal length, mm, 35 mm equivalent."),
+]
 QUICK = click.option("--quick", is_flag=True, help="Look at each crop once, not also in a mirror: "
                      "half the time, a little less right.")  # fmt: skip
 
@@ -83,8 +87,7 @@ _OPTIONS = [
     click.option("--camera", type=click.Choice(["auto", "static", "moving"]), default="auto",
                  show_default=True, help="auto tells from the background whether it turns or "
                  "travels; static: it stands still; moving: it may travel."),
-    click.option("--focal-px", type=POSITIVE, help="Focal length, px."),
-    click.option("--focal-mm", type=POSITIVE, help="Focal length, mm, 35 mm equivalent."),
+    *FOCAL,
     click.option("--start", type=click.FloatRange(min=0), help="Begin here, s."),
     click.option("--end", type=POSITIVE, help="End here, s."),
     click.option("--fps", type=click.FloatRange(min=0, min_open=True, max=1000),
@@ -127,6 +130,11 @@ def capture_options(command: Callable) -> Callable:
 def file_options(command: Callable) -> Callable:
     """Adds the options of the files that ``capture`` and ``export`` write."""
     return _with(command, FILE_OPTIONS)
+
+
+def focal_options(command: Callable) -> Callable:
+    """Adds the focal length."""
+    return _with(command, FOCAL)
 
 
 def _with(command: Callable, options: list[Callable]) -> Callable:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ropetp_cli.cli.options import QUICK
+from ropetp_cli.cli.options import QUICK, focal_options
 
 
 @click.command()
@@ -23,6 +23,7 @@ from ropetp_cli.cli.options import QUICK
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--detector", metavar="FILE", help="Other ultralytics detector weights.")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
+@focal_options
 @QUICK
 def command(
     images: tuple[Path, ...],
@@ -33,6 +34,8 @@ def command(
     weights: Path | None,
     detector: str | None,
     batch_size: int,
+    focal_px: float | None,
+    focal_mm: float | None,
     quick: bool,
 ) -> None:
     """SMPL poses of the people in IMAGES (files or directories), as one npz."""  # fmt: skip
@@ -55,7 +58,7 @@ def command(
     finder = Detector(detector, device=device)
     with progress_bars() as progress, progress("pose", len(paths)) as advance:
         count, read, notes = pose_images(
-            paths, out, rope, model, finder, given, batch_size, advance
+            paths, out, rope, model, finder, given, batch_size, focal_px, focal_mm, advance
         )
     for note in notes:
         click.echo(f"ropetp: note: {note}", err=True)

@@ -7,13 +7,17 @@ the wrist in the picture although the network sees where it is. Gauss-Newton on
 
 bends the body by small turns of its joints and moves its camera. Joints whose place is a guess
 have a wide spread, and stay as the network thinks.
+
+The network's camera is a weak-perspective one, and the picture is not: what is farther away than
+the pelvis lies nearer to the middle. Points are first moved to where a camera from afar would see
+them. Without that, feet that a camera looks down on are lifted by bending legs.
 """
 
 import torch
 from torch import Tensor
 
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, NUM_JOINTS, PARENTS
-from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
+from ropetp_cli.rope.network import Rope, RopeOutput, farther, weak_perspective
 
 ITERATIONS = 4
 #: 1 / rad^2: how much a joint's turn costs, beside evidence in units of its spread.
@@ -43,9 +47,12 @@ def _descendants() -> Tensor:
 _STIFFNESS, _BELOW = _stiffness(), _descendants()
 
 
-def align(rope: Rope, output: RopeOutput, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
-    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image meets ``output.points`` as far as
-    their spread asks for it."""
+def align(
+    rope: Rope, output: RopeOutput, span: Tensor, iterations: int = ITERATIONS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image [B, 24, 2] meets ``output.points`` as far
+    as their spread asks for it. ``span`` [B]: the half of a crop, at one metre from the camera, and
+    what is as large is so many times as far away as it is larger; zeros for a camera from afar."""
     weight = torch.exp(-2 * output.log_spread)
     stiffness = _STIFFNESS.to(weight)
     below = _BELOW.to(weight)
@@ -56,10 +63,11 @@ def align(rope: Rope, output: RopeOutput, iterations: int = ITERATIONS) -> tuple
     for _ in range(iterations):
         joints, accumulated = rope.posed(rotations, output.betas)
         image = weak_perspective(joints, cam)
+        points = output.points * farther(joints, cam[:, 0] * span)
         jacobian = _jacobian(joints, image, cam, below)
         weighted = jacobian * weight[:, :, None, None]
         normal = torch.einsum("bkcp,bkcq->bpq", weighted, jacobian) + prior
-        right = torch.einsum("bkcp,bkc->bp", weighted, output.points - image)
+        right = torch.einsum("bkcp,bkc->bp", weighted, points - image)
         right[:, : 3 * NUM_JOINTS] -= stiffness * turned
         step = torch.linalg.solve(normal, right)
         step[:, : 3 * NUM_JOINTS] = step[:, : 3 * NUM_JOINTS].clamp(-0.5, 0.5)
@@ -67,7 +75,8 @@ def align(rope: Rope, output: RopeOutput, iterations: int = ITERATIONS) -> tuple
         rotations = _turn(rotations, accumulated, step[:, : 3 * NUM_JOINTS].unflatten(1, (-1, 3)))
         scale = cam[:, :1] * torch.exp(step[:, -3:-2].clamp(-0.3, 0.3))
         cam = torch.cat([scale, cam[:, 1:] + step[:, -2:]], dim=1)
-    return rotations, cam
+    joints = rope.joints(rotations, output.betas)
+    return rotations, cam, weak_perspective(joints, cam) / farther(joints, cam[:, 0] * span)
 
 
 def _jacobian(joints: Tensor, image: Tensor, cam: Tensor, below: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ropetp_cli.body.skeleton import LEVEL_SIZES, LEVELS
-from ropetp_cli.rope.network import RopeOutput
+from ropetp_cli.rope.network import RopeOutput, farther
 
 IGNORED = 255
+#: 1 / m: no camera is nearer.
+NEAREST = 0.8
 
 
 @dataclass
@@ -68,6 +70,26 @@ def attention_loss(attention: dict[str, Tensor], part: Tensor) -> Tensor:
     return total / len(attention)
 
 
+def nearness(targets: RopeTargets) -> Tensor:
+    """How near the camera of rendered people was, [B] 1 / m, from where it saw their joints:
+    u (1 + n z) = s (x + t) is linear in s, s t and n. Photographs say nothing of it: 0."""
+    joints, seen = targets.joints, targets.joints2d
+    system = torch.zeros(*seen.shape, 4, device=seen.device)
+    system[..., 0] = joints[..., :2]
+    system[..., 1:3] = torch.eye(2, device=seen.device)
+    system[..., 3] = -seen * joints[..., 2:]
+    system = system.flatten(1, 2)
+    with torch.autocast(seen.device.type, enabled=False):
+        normal = system.mT @ system + 1e-6 * torch.eye(4, device=seen.device)
+        found = torch.linalg.solve(normal, system.mT @ seen.flatten(1)[..., None])[:, 3, 0]
+    return found.clamp(0, NEAREST) * targets.has_pose * is_rendered(targets)
+
+
+def is_rendered(targets: RopeTargets) -> Tensor:
+    """Which rows [B] of a batch have parts, and so shapes and cameras, that are known: 0 or 1."""
+    return (targets.part != IGNORED).flatten(1).any(1).float()
+
+
 def rope_loss(
     output: RopeOutput, targets: RopeTargets, weights: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +99,7 @@ def rope_loss(
     has = targets.has_pose
     count = has.sum().clamp(min=1)
     # A pose fitted to a photograph's joints says little of the shape; rendered crops know theirs.
-    shaped = has * (targets.part != IGNORED).flatten(1).any(1)
+    shaped = has * is_rendered(targets)
     terms = {
         "pose": (
             (output.rotations - targets.rotations).square().sum((-1, -2)).mean(-1) * has
@@ -90,7 +112,8 @@ def rope_loss(
             .sum(-1).mean(-1) * has
         ).sum() / count,
     }  # fmt: skip
-    error2d = F.huber_loss(output.joints2d, targets.joints2d, delta=0.1, reduction="none").sum(-1)
+    image = output.joints2d / farther(output.joints, nearness(targets))
+    error2d = F.huber_loss(image, targets.joints2d, delta=0.1, reduction="none").sum(-1)
     labelled = targets.weight2d.sum().clamp(min=1)
     terms["joints2d"] = (error2d * targets.weight2d).sum() * 10 / labelled
     # Where the picture shows a joint: the likelihood of a Laplace distribution.
@@ -101,7 +124,7 @@ def rope_loss(
     with torch.no_grad():
         span = targets.joints2d.amax(1) - targets.joints2d.amin(1)
         size = span.amax(-1, keepdim=True).clamp(min=0.2)
-        near = ((output.joints2d - targets.joints2d).norm(dim=-1) < 0.1 * size).float()
+        near = ((image - targets.joints2d).norm(dim=-1) < 0.1 * size).float()
     terms["confidence"] = (
         F.binary_cross_entropy_with_logits(output.confidence_logit, near, reduction="none")
         * targets.weight2d

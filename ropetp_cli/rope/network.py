@@ -63,6 +63,12 @@ def weak_perspective(joints: Tensor, cam: Tensor) -> Tensor:
     return cam[:, None, :1] * (joints[..., :2] + cam[:, None, 1:])
 
 
+def farther(joints: Tensor, nearness: Tensor) -> Tensor:
+    """How much farther away than the pelvis joints [B, J, 3] m about it are, [B, J, 1], which a
+    camera sees from 1 / ``nearness`` [B] m: a weak-perspective image has them so much too large."""
+    return (1 + nearness[:, None, None] * joints[..., 2:]).clamp(min=0.2)
+
+
 class Rope(nn.Module):
     """SMPL of the person in a crop, right under occlusion (paper section 3.2)."""
 

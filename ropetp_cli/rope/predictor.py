@@ -10,7 +10,7 @@ from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.rope.alignment import align
 from ropetp_cli.rope.mirror import look_twice
-from ropetp_cli.rope.network import Rope, RopeOutput, weak_perspective
+from ropetp_cli.rope.network import Rope, RopeOutput
 from ropetp_cli.rope.upright import FAR, Views, upright_views
 
 
@@ -85,18 +85,26 @@ class RopePredictor:
         self.look = self.rope if quick else partial(look_twice, self.rope)
 
     @torch.inference_mode()
-    def predict(self, crops: np.ndarray, keypoints: np.ndarray | None = None) -> CropPoses:
+    def predict(
+        self,
+        crops: np.ndarray,
+        keypoints: np.ndarray | None = None,
+        widths: np.ndarray | None = None,
+    ) -> CropPoses:
         """``crops`` uint8 RGB [N, 256, 256, 3] -> N answers.
 
         ``keypoints`` [N, 17, 3]: the detector's, x, y in -1..1 of the crop and confidence, zeros
         where not seen. With them crops are turned upright first, and people hidden in part are
-        found more surely.
+        found more surely. ``widths`` [N]: every crop's at one metre from the camera, for the
+        alignment; without them it takes the camera for one from afar.
         """
+        if widths is None:
+            widths = np.zeros(len(crops))
         if keypoints is None:
-            return self._look(crops, np.zeros((len(crops), 17, 3)))
-        return self._second_look(crops, self._look(crops, keypoints))
+            return self._look(crops, np.zeros((len(crops), 17, 3)), widths)
+        return self._second_look(crops, self._look(crops, keypoints, widths), widths)
 
-    def _look(self, crops: np.ndarray, keypoints: np.ndarray) -> CropPoses:
+    def _look(self, crops: np.ndarray, keypoints: np.ndarray, widths: np.ndarray) -> CropPoses:
         views = upright_views(keypoints, self.reach)
         images = torch.from_numpy(views.images(crops)).to(self.device)
         images = images.permute(0, 3, 1, 2).float().div_(255.0)
@@ -104,9 +112,9 @@ class RopePredictor:
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             output = self.look(images, seen)
-        return self.answers(output, views)
+        return self.answers(output, views, widths)
 
-    def _second_look(self, crops: np.ndarray, poses: CropPoses) -> CropPoses:
+    def _second_look(self, crops: np.ndarray, poses: CropPoses, widths: np.ndarray) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's
         wrong keypoints can turn a body round."""
         sure = poses.confidence.mean(axis=1)
@@ -115,19 +123,20 @@ class RopePredictor:
             return poses
         pieces = [rows[k : k + AGAIN] for k in range(0, len(rows), AGAIN)]
         again = CropPoses.joined(
-            [self._look(crops[piece], np.zeros((len(piece), 17, 3))) for piece in pieces]
+            [self._look(crops[p], np.zeros((len(p), 17, 3)), widths[p]) for p in pieces]
         )
         better = again.confidence.mean(axis=1) > sure[rows] + SURER
         chosen = np.arange(len(poses))
         chosen[rows[better]] = len(poses) + np.flatnonzero(better)
         return CropPoses.joined([poses, again]).take(chosen)
 
-    def answers(self, output: RopeOutput, views: Views) -> CropPoses:
-        """What ``output`` says of the crops, from what it says of their ``views``."""
-        rotations, cam = output.rotations, output.cam
+    def answers(self, output: RopeOutput, views: Views, widths: np.ndarray) -> CropPoses:
+        """What ``output`` says of the crops, ``widths`` [N] at one metre, from what it says of
+        their ``views``."""
+        rotations, cam, image = output.rotations, output.cam, output.joints2d
         if self.aligned:
-            rotations, cam = align(self.rope, output)
-        image = weak_perspective(self.rope.joints(rotations, output.betas), cam)
+            span = torch.from_numpy(widths / 2 / views.scale).to(cam)
+            rotations, cam, image = align(self.rope, output, span)
         confidence = output.confidence_logit.sigmoid()
         rotations, betas, cam, image, confidence = (
             value.float().cpu().numpy().astype(np.float64)

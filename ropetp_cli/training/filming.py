@@ -192,7 +192,7 @@ def look_at(shot: Film, detector: Detector, rope: RopePredictor) -> tuple[CropPo
         found = detector.keypoints_in_crops(shot.crops[rows][..., ::-1], shot.boxes[rows])
         found[..., :2] = np.where(found[..., 2:] > 0, found[..., :2] * 2 / CROP_PX - 1, 0)
         keypoints.append(found)
-        answers.append(rope.predict(shot.crops[rows], found))
+        answers.append(rope.predict(shot.crops[rows], found, shot.width[rows]))
     return CropPoses.joined(answers), np.concatenate(keypoints)
 
 

@@ -368,7 +368,8 @@ def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) 
             continue
         batch = cached.batch(np.arange(len(crops))[rows]).to(device)
         output = rope.from_features(batch.maps, batch.keypoints)
-        answers.append(predictor.answers(output, upright_views(crops.keypoints[rows])))
+        views = upright_views(crops.keypoints[rows])
+        answers.append(predictor.answers(output, views, np.zeros(len(batch.keypoints))))
     return CropPoses.joined(answers)
 
 
