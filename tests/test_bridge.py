@@ -11,6 +11,7 @@ from ropetp_cli.rope.predictor import CropPoses, posed_joints
 FPS, COUNT = 30.0, 40
 CENTERS = np.linspace([300.0, 200.0], [380.0, 240.0], COUNT)
 SIZES = np.linspace(180.0, 220.0, COUNT)
+WIDTHS = SIZES / 250  # of a camera of 250 px, some 3 m away
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,10 @@ def somersault(rest: np.ndarray) -> CropPoses:
     pelvis = np.linspace([310.0, 205.0], [400.0, 220.0], COUNT)
     scale = per_metre / (SIZES / 2)
     cam = np.concatenate([scale[:, None], (pelvis - CENTERS) / per_metre[:, None]], axis=1)
-    flat = posed_joints(rotations, rest)[..., :2]
-    joints2d = scale[:, None, None] * (flat + cam[:, None, 1:])
+    joints = posed_joints(rotations, rest)
+    away = 2 / (scale * WIDTHS)
+    seen = (joints[..., :2] + cam[:, None, 1:]) / (away[:, None, None] + joints[..., 2:])
+    joints2d = seen * 2 / WIDTHS[:, None, None]
     return CropPoses(rotations, np.zeros((COUNT, 10)), cam, joints2d, np.full((COUNT, 24), 0.8))
 
 
@@ -46,7 +49,7 @@ def blinded(answer: CropPoses, frames: slice) -> CropPoses:
 
 def test_a_steady_somersault_is_bridged_as_it_was(rest):
     truth = somersault(rest)
-    found, weights = bridged(blinded(truth, slice(12, 20)), CENTERS, SIZES, rest, FPS)
+    found, weights = bridged(blinded(truth, slice(12, 20)), CENTERS, SIZES, WIDTHS, rest, FPS)
     for name in ("rotations", "cam", "joints2d"):
         assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=1e-6), name
     assert (found.confidence[12:20] == 0.1).all()
@@ -59,6 +62,6 @@ def test_a_steady_somersault_is_bridged_as_it_was(rest):
 )
 def test_beginnings_ends_and_long_absences_are_left_to_rope(rest, frames):
     lost = blinded(somersault(rest), frames)
-    found, weights = bridged(lost, CENTERS, SIZES, rest, FPS)
+    found, weights = bridged(lost, CENTERS, SIZES, WIDTHS, rest, FPS)
     assert np.array_equal(found.rotations, lost.rotations) and np.array_equal(found.cam, lost.cam)
     assert np.array_equal(weights, lost.confidence)

@@ -219,9 +219,9 @@ def test_a_killed_capture_goes_on_where_it_was(clip, done, tmp_path, monkeypatch
     monkeypatch.setattr("ropetp_cli.stages.STORE_SECONDS", 0.0)
     batches, predict = [], RopePredictor.predict
 
-    def second_fails(self, crops, keypoints):
+    def second_fails(self, crops, *more):
         batches.append(len(crops))
-        return killed() if len(batches) == 3 else predict(self, crops, keypoints)
+        return killed() if len(batches) == 3 else predict(self, crops, *more)
 
     monkeypatch.setattr(RopePredictor, "predict", second_fails)
     with pytest.raises(KeyboardInterrupt):
@@ -259,12 +259,6 @@ def test_pose_of_stills_with_given_boxes(tmp_path):
         assert file["image"].tolist() == ["bus.png", "bus.png"]
         assert file["poses"].shape == (2, 72) and file["joints3d"].shape == (2, 24, 3)
         np.testing.assert_allclose(file["joints3d"][:, 0], 0, atol=1e-6)
-        assert (file["focal_px"] == np.hypot(*photo().shape[:2])).all()
-        seen = file["joints3d"][0] + file["pelvis"][0]
-        middle = np.array(photo().shape[1::-1]) / 2
-        placed = seen[:, :2] / seen[:, 2:] * file["focal_px"][0] + middle
-        off = np.linalg.norm(placed - file["joints2d"][0], axis=1)
-        assert off.max() < 0.02 * (boxes["bus.png"][0][3] - boxes["bus.png"][0][1])
         head, ankle = file["joints2d"][:, 15], file["joints2d"][:, 7]
         assert head[0, 1] < ankle[0, 1]  # px: head above feet
         x0, y0, x1, y1 = np.array(boxes["bus.png"]).T
@@ -274,6 +268,42 @@ def test_pose_of_stills_with_given_boxes(tmp_path):
         margin = 0.35 * (x1 - x0)
         assert ((pelvis[:, 0] > x0 - margin) & (pelvis[:, 0] < x1 + margin)).all()
         assert ((pelvis[:, 1] > y0) & (pelvis[:, 1] < y1)).all()
+
+
+def test_stills_know_where_people_are(tmp_path):
+    """Of two pictures of different size, in a batch each: who is so far away is seen there."""
+    whole = photo()
+    small = cv2.resize(whole[:, :600], None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+    pictures, boxes = {"a.png": whole, "b.png": small}, [[48, 398, 246, 904], [222, 408, 344, 860]]
+    given = {"a.png": boxes, "b.png": (0.75 * np.array(boxes)).tolist()}
+    for name, picture in pictures.items():
+        cv2.imwrite(str(tmp_path / name), picture)
+    (tmp_path / "boxes.json").write_text(json.dumps(given))
+    arguments = ["pose", str(tmp_path), "--boxes", str(tmp_path / "boxes.json"),
+                 "--batch-size", "2", "-o", str(tmp_path / "poses.npz")]  # fmt: skip
+
+    def posed(*more: str) -> dict[str, np.ndarray]:
+        result = CliRunner().invoke(group, [*arguments, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        with np.load(tmp_path / "poses.npz", allow_pickle=False) as file:
+            found = dict(file)
+        for row, name in enumerate(found["image"]):
+            seen = found["joints3d"][row] + found["pelvis"][row]
+            middle = np.array(pictures[name].shape[1::-1]) / 2
+            placed = seen[:, :2] / seen[:, 2:] * found["focal_px"][row] + middle
+            off = np.linalg.norm(placed - found["joints2d"][row], axis=1)
+            height = found["boxes"][row, 3] - found["boxes"][row, 1]
+            assert off.max() < 0.03 * height, (name, row)
+        return found
+
+    assumed = posed()
+    assert assumed["image"].tolist() == ["a.png", "a.png", "b.png", "b.png"]
+    diagonals = [np.hypot(*pictures[name].shape[:2]) for name in assumed["image"]]
+    np.testing.assert_allclose(assumed["focal_px"], diagonals)
+    longer = posed("--focal-px", "3000")
+    assert (longer["focal_px"] == 3000).all()
+    assert (longer["pelvis"][:, 2] > 1.8 * assumed["pelvis"][:, 2]).all()
+    assert posed("--focal-mm", "43.27")["focal_px"] == pytest.approx(diagonals, rel=1e-3)
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:

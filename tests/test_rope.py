@@ -210,10 +210,11 @@ def test_shipped_weights_answer_with_rotations_in_one_batch_or_many(rope):
 def test_crops_in_doubt_are_looked_at_again_in_small_batches(rope, monkeypatch):
     crops = np.random.default_rng(0).integers(0, 255, (11, 256, 256, 3), dtype=np.uint8)
     keypoints = np.zeros((11, 17, 3))
-    sizes, look = [], RopePredictor._look
+    sizes, near, look = [], [], RopePredictor._look
 
     def noting(self, crops, keypoints, widths):
         sizes.append(len(crops))
+        near.append(widths)
         return look(self, crops, keypoints, widths)
 
     monkeypatch.setattr(RopePredictor, "_look", noting)
@@ -223,6 +224,7 @@ def test_crops_in_doubt_are_looked_at_again_in_small_batches(rope, monkeypatch):
     widths = np.linspace(0.1, 0.3, 11)
     twice = predictor.predict(crops, keypoints, widths)
     assert sizes == [11, AGAIN, 11 - AGAIN]
+    np.testing.assert_array_equal(np.concatenate(near), np.tile(widths, 2))
     alone = predictor.predict(crops[9:10], widths=widths[9:10])
     np.testing.assert_allclose(twice.rotations[9], alone.rotations[0], atol=1e-3)
 

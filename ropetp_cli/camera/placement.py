@@ -24,7 +24,8 @@ def weak_perspective_pelvis(
     """The pelvis before the camera, [N, 3] m.
 
     ``cam`` [N, 3] (s, tx, ty) of crops centred at ``centers`` [N, 2] px with sides ``sizes``
-    [N] px: one metre spans s * size / 2 pixels, so the depth along the ray is 2 / (s * width).
+    [N] px: one metre spans s * size / 2 pixels, so the depth along the ray is 2 / (s * width) of
+    crops that are ``width`` m wide at one metre.
     """
     width = widths_at_one_metre(centers, sizes, focal, center)
     return pelvis_in_crops(cam, width, look_along(centers, focal, center))
@@ -40,8 +41,8 @@ def widths_at_one_metre(
 
 
 def pelvis_in_crops(cam: np.ndarray, width: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """The same from each crop's ``width`` [N] at one metre and ``turn`` [N, 3, 3] from its axes to
-    the camera's."""
+    """The pelvis before the camera, [N, 3] m, from ``cam`` [N, 3] of crops, the ``width`` [N] m of
+    each at one metre and ``turn`` [N, 3, 3] from its axes to the camera's."""
     in_crop_axes = np.stack([cam[:, 1], cam[:, 2], 2.0 / (cam[:, 0] * width)], axis=1)
     return np.einsum("nij,nj->ni", turn, in_crop_axes)
 

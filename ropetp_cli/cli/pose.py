@@ -58,7 +58,16 @@ def command(
     finder = Detector(detector, device=device)
     with progress_bars() as progress, progress("pose", len(paths)) as advance:
         count, read, notes = pose_images(
-            paths, out, rope, model, finder, given, batch_size, focal_px, focal_mm, advance
+            paths,
+            out,
+            rope,
+            model,
+            finder,
+            given,
+            batch_size,
+            focal_px=focal_px,
+            focal_mm=focal_mm,
+            advance=advance,
         )
     for note in notes:
         click.echo(f"ropetp: note: {note}", err=True)

@@ -49,10 +49,9 @@ _STIFFNESS, _BELOW = _stiffness(), _descendants()
 
 def align(
     rope: Rope, output: RopeOutput, span: Tensor, iterations: int = ITERATIONS
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image [B, 24, 2] meets ``output.points`` as far
-    as their spread asks for it. ``span`` [B]: the half of a crop, at one metre from the camera, and
-    what is as large is so many times as far away as it is larger; zeros for a camera from afar."""
+) -> tuple[Tensor, Tensor]:
+    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image meets ``output.points`` as far as their
+    spread asks for it. ``span`` [B] m as in :func:`~ropetp_cli.rope.network.perspective`."""
     weight = torch.exp(-2 * output.log_spread)
     stiffness = _STIFFNESS.to(weight)
     below = _BELOW.to(weight)
@@ -75,8 +74,7 @@ def align(
         rotations = _turn(rotations, accumulated, step[:, : 3 * NUM_JOINTS].unflatten(1, (-1, 3)))
         scale = cam[:, :1] * torch.exp(step[:, -3:-2].clamp(-0.3, 0.3))
         cam = torch.cat([scale, cam[:, 1:] + step[:, -2:]], dim=1)
-    joints = rope.joints(rotations, output.betas)
-    return rotations, cam, weak_perspective(joints, cam) / farther(joints, cam[:, 0] * span)
+    return rotations, cam
 
 
 def _jacobian(joints: Tensor, image: Tensor, cam: Tensor, below: Tensor) -> Tensor:

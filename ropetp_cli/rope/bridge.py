@@ -4,8 +4,10 @@ a somersault the detector lost."""
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ropetp_cli.body.rotations import slerp
+from ropetp_cli.rope.network import perspective
 from ropetp_cli.rope.predictor import CropPoses, posed_joints
 
 #: A frame whose mean confidence is lower says nothing.
@@ -15,13 +17,19 @@ LONGEST = 0.5
 
 
 def bridged(
-    answer: CropPoses, centers: np.ndarray, sizes: np.ndarray, rest: np.ndarray, fps: float
+    answer: CropPoses,
+    centers: np.ndarray,
+    sizes: np.ndarray,
+    widths: np.ndarray,
+    rest: np.ndarray,
+    fps: float,
 ) -> tuple[CropPoses, np.ndarray]:
     """One person's answers in consecutive frames, the blind ones between their neighbours:
     rotations, place and size in the picture. Their confidence stays as low as it was; the weights
     [N, 24] that go with them are those of the neighbours.
 
-    ``centers`` [N, 2] and ``sizes`` [N] px of the crops, ``rest`` [24, 3] m.
+    ``centers`` [N, 2] and ``sizes`` [N] px of the crops, ``widths`` [N] m of theirs at one metre,
+    ``rest`` [24, 3] m.
     """
     known = np.flatnonzero(answer.confidence.mean(axis=1) >= BLIND)
     frames = np.arange(len(answer))
@@ -50,8 +58,9 @@ def bridged(
     new = replace(answer, **{name: value.copy() for name, value in vars(answer).items()})
     new.rotations[rows] = slerp(known, answer.rotations[known], rows)
     new.cam[rows] = np.concatenate([scale[:, None], shift], axis=1)
-    flat = posed_joints(new.rotations[rows], rest)[..., :2]
-    new.joints2d[rows] = scale[:, None, None] * (flat + shift[:, None])
+    joints = posed_joints(new.rotations[rows], rest)
+    seen = (torch.from_numpy(value) for value in (joints, new.cam[rows], widths[rows] / 2))
+    new.joints2d[rows] = perspective(*seen).numpy()
     weights = answer.confidence.copy()
     weights[rows] = between(weights)
     return new, weights

@@ -42,9 +42,9 @@ class RopeOutput:
     """A batch of answers, in crop camera axes.
 
     rotations [B, 24, 3, 3]; betas [B, 10]; cam [B, 3] (s, tx, ty); joints [B, 24, 3] m, pelvis
-    at 0; joints2d [B, 24, 2] the joints' image in the crop, -1..1; points [B, 24, 2] where the
-    picture itself shows them, and log_spread [B, 24], the logarithm of how far off those may be;
-    confidence_logit [B, 24]; attention {level: [B, J_x + 1, H, W]} logits.
+    at 0; joints2d [B, 24, 2] the joints' image in the crop, -1..1, as from afar; points [B, 24, 2]
+    where the picture itself shows them, and log_spread [B, 24], the logarithm of how far off those
+    may be; confidence_logit [B, 24]; attention {level: [B, J_x + 1, H, W]} logits.
     """
 
     rotations: Tensor
@@ -64,9 +64,17 @@ def weak_perspective(joints: Tensor, cam: Tensor) -> Tensor:
 
 
 def farther(joints: Tensor, nearness: Tensor) -> Tensor:
-    """How much farther away than the pelvis joints [B, J, 3] m about it are, [B, J, 1], which a
-    camera sees from 1 / ``nearness`` [B] m: a weak-perspective image has them so much too large."""
+    """How many times as far away as the pelvis joints [B, J, 3] m about it are, [B, J, 1], at least
+    .2, for a camera 1 / ``nearness`` [B] m away: a weak-perspective image has them so many times
+    too large."""
     return (1 + nearness[:, None, None] * joints[..., 2:]).clamp(min=0.2)
+
+
+def perspective(joints: Tensor, cam: Tensor, span: Tensor) -> Tensor:
+    """The image [B, J, 2] of joints [B, J, 3] m as a camera sees it that is not far away. ``span``
+    [B] m: half the width of what the crop shows one metre from it, so that the pelvis is
+    1 / (s span) m away; zeros for a camera from afar."""
+    return weak_perspective(joints, cam) / farther(joints, cam[:, 0] * span)
 
 
 class Rope(nn.Module):

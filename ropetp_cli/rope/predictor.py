@@ -10,14 +10,15 @@ from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.rope.alignment import align
 from ropetp_cli.rope.mirror import look_twice
-from ropetp_cli.rope.network import Rope, RopeOutput
+from ropetp_cli.rope.network import Rope, RopeOutput, perspective
 from ropetp_cli.rope.upright import FAR, Views, upright_views
 
 
 @dataclass
 class CropPoses:
     """Answers for N crops, in crop camera axes: rotations [N, 24, 3, 3], betas [N, 10], cam
-    [N, 3] (s, tx, ty), joints2d [N, 24, 2] in -1..1 of the crop, confidence [N, 24] 0..1."""
+    [N, 3] (s, tx, ty), joints2d [N, 24, 2] in -1..1 of the crop, as the camera sees them where its
+    distance is known, else as from afar, confidence [N, 24] 0..1."""
 
     rotations: np.ndarray
     betas: np.ndarray
@@ -95,8 +96,8 @@ class RopePredictor:
 
         ``keypoints`` [N, 17, 3]: the detector's, x, y in -1..1 of the crop and confidence, zeros
         where not seen. With them crops are turned upright first, and people hidden in part are
-        found more surely. ``widths`` [N]: every crop's at one metre from the camera, for the
-        alignment; without them it takes the camera for one from afar.
+        found more surely. ``widths`` [N] m: what every crop shows one metre from the camera,
+        which tells how near it is; without them it is taken for one from afar.
         """
         if widths is None:
             widths = np.zeros(len(crops))
@@ -133,10 +134,11 @@ class RopePredictor:
     def answers(self, output: RopeOutput, views: Views, widths: np.ndarray) -> CropPoses:
         """What ``output`` says of the crops, ``widths`` [N] at one metre, from what it says of
         their ``views``."""
-        rotations, cam, image = output.rotations, output.cam, output.joints2d
+        rotations, cam = output.rotations, output.cam
+        span = torch.from_numpy(widths / 2 / views.scale).to(cam)
         if self.aligned:
-            span = torch.from_numpy(widths / 2 / views.scale).to(cam)
-            rotations, cam, image = align(self.rope, output, span)
+            rotations, cam = align(self.rope, output, span)
+        image = perspective(self.rope.joints(rotations, output.betas), cam, span)
         confidence = output.confidence_logit.sigmoid()
         rotations, betas, cam, image, confidence = (
             value.float().cpu().numpy().astype(np.float64)
