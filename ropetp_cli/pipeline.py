@@ -35,7 +35,7 @@ from ropetp_cli.camera.gravity import (
 from ropetp_cli.camera.placement import (
     fit_pelvis,
     look_along,
-    weak_perspective_pelvis,
+    pelvis_in_crops,
     widths_at_one_metre,
 )
 from ropetp_cli.errors import RopeTPError
@@ -420,7 +420,7 @@ def to_camera(
     answer, weights = bridged(answer, centers, sizes, widths, rest, fps)
     joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
     turn = look_along(centers, camera.focal, camera.center)
-    about = weak_perspective_pelvis(answer.cam, centers, sizes, camera.focal, camera.center)
+    about = pelvis_in_crops(answer.cam, widths, turn)
     keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
     refined = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
     if up is not None:

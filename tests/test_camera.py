@@ -17,7 +17,12 @@ from ropetp_cli.camera.gravity import (
     fuse_with_gravity,
     level_rotation,
 )
-from ropetp_cli.camera.placement import fit_pelvis, look_along, weak_perspective_pelvis
+from ropetp_cli.camera.placement import (
+    fit_pelvis,
+    look_along,
+    pelvis_in_crops,
+    widths_at_one_metre,
+)
 from ropetp_cli.errors import RopeTPError
 
 WIDTH, HEIGHT, FOCAL = 480, 270, 400.0
@@ -343,7 +348,8 @@ class TestPlacement:
         centers, sizes = self.project(pelvis), np.array([150.0, 90.0])
         scale = 2 * FOCAL / (pelvis[:, 2] * sizes)
         cam = np.stack([scale, np.zeros(2), np.zeros(2)], axis=1)
-        found = weak_perspective_pelvis(cam, centers, sizes, FOCAL, CENTER)
+        width = widths_at_one_metre(centers, sizes, FOCAL, CENTER)
+        found = pelvis_in_crops(cam, width, look_along(centers, FOCAL, CENTER))
         assert np.allclose(self.project(found), centers)
         # The depth is the distance along the ray for a crop looked at straight on.
         stretch = np.linalg.norm(pelvis, axis=1) / pelvis[:, 2]

@@ -43,7 +43,7 @@ from ropetp_cli.training.mocap import Clip, straightened
 from ropetp_cli.training.observed import ObservedErrors
 from ropetp_cli.training.pack import pack, unpack
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
-from ropetp_cli.training.rope import TrainOptions, train
+from ropetp_cli.training.rope import FrozenMaps, TrainOptions, train
 from ropetp_cli.training.sightings import sighting
 from ropetp_cli.training.synthetic import (
     BACKGROUND,
@@ -332,6 +332,23 @@ def test_a_leg_of_rope_goes_on_where_the_last_one_ended(drawn, body, tmp_path, w
     end.train_after("pose16")
     learns = {f"backbone.net.{name}" for name, p in end.named_parameters() if p.requires_grad}
     assert 60 < len(learns) < 120 and bool(trunk) == whole and learns.issuperset(trunk)
+
+
+def test_maps_left_half_written_are_made_again(drawn, body, tmp_path):
+    write_set(tmp_path, "syn_train", *drawn)
+    crops, rope = CropSet.load(tmp_path, "syn_train"), load_rope(find_weights("rope"), body)
+
+    def fill(seed: int, log=lambda line: None) -> FrozenMaps:
+        return FrozenMaps.fill(tmp_path / "cache", crops, rope, 1, seed, log)
+
+    def killed(line: str) -> None:
+        raise KeyboardInterrupt
+
+    before = [np.array(level) for level in fill(0).maps]
+    with pytest.raises(KeyboardInterrupt):
+        fill(1, killed)
+    for level, again in zip(before, fill(0).maps, strict=True):
+        np.testing.assert_array_equal(again, level)
 
 
 # prior -----------------------------------------------------------------------------------------

@@ -18,19 +18,6 @@ def look_along(centers: np.ndarray, focal: float, center: np.ndarray) -> np.ndar
     return np.stack([x, np.cross(z, x), z], axis=-1)
 
 
-def weak_perspective_pelvis(
-    cam: np.ndarray, centers: np.ndarray, sizes: np.ndarray, focal: float, center: np.ndarray
-) -> np.ndarray:
-    """The pelvis before the camera, [N, 3] m.
-
-    ``cam`` [N, 3] (s, tx, ty) of crops centred at ``centers`` [N, 2] px with sides ``sizes``
-    [N] px: one metre spans s * size / 2 pixels, so the depth along the ray is 2 / (s * width) of
-    crops that are ``width`` m wide at one metre.
-    """
-    width = widths_at_one_metre(centers, sizes, focal, center)
-    return pelvis_in_crops(cam, width, look_along(centers, focal, center))
-
-
 def widths_at_one_metre(
     centers: np.ndarray, sizes: np.ndarray, focal: float, center: np.ndarray
 ) -> np.ndarray:
@@ -41,8 +28,9 @@ def widths_at_one_metre(
 
 
 def pelvis_in_crops(cam: np.ndarray, width: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """The pelvis before the camera, [N, 3] m, from ``cam`` [N, 3] of crops, the ``width`` [N] m of
-    each at one metre and ``turn`` [N, 3, 3] from its axes to the camera's."""
+    """The pelvis before the camera, [N, 3] m, from ``cam`` [N, 3] (s, tx, ty) of crops, the
+    ``width`` [N] m of each at one metre and ``turn`` [N, 3, 3] from its axes to the camera's: one
+    metre spans s / 2 of a crop, so the depth along its ray is 2 / (s * width)."""
     in_crop_axes = np.stack([cam[:, 1], cam[:, 2], 2.0 / (cam[:, 0] * width)], axis=1)
     return np.einsum("nij,nj->ni", turn, in_crop_axes)
 

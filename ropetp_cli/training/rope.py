@@ -196,6 +196,7 @@ class FrozenMaps:
         if done.is_file() and json.loads(done.read_text()) == wanted:
             return cls(directory, crops)
         directory.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)  # it speaks of maps that are overwritten from here on
         rng = np.random.default_rng((seed, *crops.name.encode()))
         total = len(crops) * max(variants, 1)
         files: list[np.ndarray] = []
