@@ -601,13 +601,31 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     assert away.velocity.norm(dim=-1).mean() == pytest.approx(0.3 * 30 / count, abs=0.6)
 
 
-def test_a_picture_may_end_in_the_person_filmed(body):
-    """Beyond its edge is nothing, and the crop is about what is inside."""
-    count, rest = 12, body.rest_joints(np.zeros(10))
+def _standing(body, count: int) -> Clip:
+    """Somebody in the rest pose who is pushed sideways by .3 m."""
+    rest = body.rest_joints(np.zeros(10))
     rotations = np.tile(np.eye(3, dtype=np.float32), (count, NUM_JOINTS, 1, 1))
     joints = forward_kinematics(rotations, rest, -rest[0]).astype(np.float32)
     root = np.linspace([0, 0.95, 0], [0.3, 0.95, 0], count).astype(np.float32)
-    clip = Clip("t", "s", "asf", "", joints, root, 30.0, rotations, rest - rest[0])
+    return Clip("t", "s", "asf", "", joints, root, 30.0, rotations, rest - rest[0])
+
+
+def test_cameras_hung_high_look_down_at_people(body):
+    clip, figure, down = _standing(body, 2), Figure(body), {}
+    for high in (False, True):
+        shots = [
+            film(figure, Backdrops([]), clip, np.random.default_rng(seed), high=high)
+            for seed in range(8)
+        ]
+        rays = np.array([shot.camera.T @ shot.turn[0, :, 2] for shot in shots])
+        down[high] = np.degrees(np.arcsin(-rays[:, 1]))
+    assert 5 < down[True].min() and down[True].max() < 60
+    assert down[False].mean() + 8 < down[True].mean()
+
+
+def test_a_picture_may_end_in_the_person_filmed(body):
+    """Beyond its edge is nothing, and the crop is about what is inside."""
+    clip = _standing(body, 12)
     figure, edges = Figure(body), set()
     for seed in range(5):
         whole, shot = (

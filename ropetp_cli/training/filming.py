@@ -47,6 +47,8 @@ _LEG = [JOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]
 _LEAST_FRAMES = 60
 #: The share of windows in which something stands before the person for a while.
 _HIDDEN_SHARE = 0.35
+#: How high, m, cameras are held or stand at most, and those that hang, as a laboratory's do.
+HELD, HUNG = 2.8, 4.5
 #: How often each edge of the picture (left, top, right, bottom) cuts people whom the picture cuts,
 #: and the least that is left of them inside it, as a share of their width or height.
 _EDGES = ((0.3, 0.45), (0.1, 0.7), (0.3, 0.45), (0.6, 0.35))
@@ -74,16 +76,16 @@ def leg_length(rest: np.ndarray) -> float:
 
 
 def place_camera(
-    path: np.ndarray, rng: np.random.Generator, highest: float = 2.8
+    path: np.ndarray, rng: np.random.Generator, highest: float = HELD, above: float = 0.25
 ) -> tuple[np.ndarray, np.ndarray]:
     """A camera that keeps its place, for a pelvis's ``path`` [N, 3] m (y up): its position [3] m
-    and its rotation from the world [3, 3]. Held by somebody or standing a little higher, not quite
-    level, ``highest`` m above the floor at most, looking at where the person is on the whole, from
-    any side."""
+    and its rotation from the world [3, 3]. Held by somebody or, in ``above`` of all cases, higher,
+    ``highest`` m above the floor at most; not quite level, or looking at where the person is on the
+    whole; from any side."""
     middle = (path.min(0) + path.max(0)) / 2
     away = rng.uniform(3.0, 7.0) + 0.5 * np.linalg.norm(np.ptp(path[:, [0, 2]], axis=0))
     side = rng.uniform(-np.pi, np.pi)
-    height = rng.choice([rng.uniform(0.9, 1.7), rng.uniform(1.7, highest)], p=[0.75, 0.25])
+    height = rng.choice([rng.uniform(0.9, 1.7), rng.uniform(1.7, highest)], p=[1 - above, above])
     position = np.array([middle[0] + away * np.sin(side), height, middle[2] + away * np.cos(side)])
     drop = height - middle[1] if rng.random() < 0.5 else rng.normal(0, 0.15)
     pitch, roll = np.arctan2(drop, away), np.radians(rng.normal(0, 1.5))
@@ -116,15 +118,16 @@ def film(
     clip: Clip,
     rng: np.random.Generator,
     cut: bool = False,
+    high: bool = False,
 ) -> Film:
-    """``clip``, which has rotations, on a random body before a random camera; ``cut`` by the edge
-    of the picture, or whole."""
+    """``clip``, which has rotations, on a random body before a random camera, a ``high`` one or one
+    held in the hand; ``cut`` by the edge of the picture, or whole."""
     seed = int(rng.integers(2**31))
     betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5).astype(np.float32)
     outfit = draw_outfit(figure, rng)
     rest = figure.pose(np.tile(np.eye(3, dtype=np.float32), (NUM_JOINTS, 1, 1)), betas, outfit.puff)
     path = clip.on_floor() * leg_length(rest[1]) / leg_length(clip.rest)
-    position, camera = place_camera(path, rng)
+    position, camera = place_camera(path, rng, *((HUNG, 1.0) if high else ()))
     up = camera @ np.array([0.0, 1.0, 0.0])
     light = Light.draw(up, rng)
     room = cv2.resize(backdrops.draw(rng), (_RENDER, _RENDER)).astype(np.float32) / 255
@@ -226,12 +229,13 @@ def film_all(
     quick: bool = False,
     straight: float = 0.0,
     cut: float = 0.0,
+    high: float = 0.0,
     seed: int = 0,
 ) -> Sightings:
     """Film ``count`` windows of ``mocap`` and write what Rope sees of them to ``out`` (npz).
     LSPET's ``crops`` and ``joints`` give photographic backgrounds; in ``straight`` of the windows
     knees are made straighter (:meth:`~ropetp_cli.training.mocap.Clip.straighter`), in ``cut`` of
-    them the picture ends somewhere in the person."""
+    them the picture ends somewhere in the person, in ``high`` of them the camera looks down."""
     body = load_body()
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
@@ -246,7 +250,8 @@ def film_all(
         if straight > 0 and rng.random() < straight:
             clip = clip.straighter(rng)
         try:
-            shot = film(figure, backdrops, clip, rng, cut > 0 and rng.random() < cut)
+            ends, above = (share > 0 and rng.random() < share for share in (cut, high))
+            shot = film(figure, backdrops, clip, rng, ends, above)
         except RopeTPError:
             continue
         answer, keypoints = look_at(shot, detector, rope)
@@ -279,6 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one look, as capture --quick")
     parser.add_argument("--straight", type=float, default=0.0, help="share with straighter knees")
     parser.add_argument("--cut", type=float, default=0.0, help="share cut by the picture's edge")
+    parser.add_argument("--high", type=float, default=0.0, help="share before a camera hung high")
     parser.add_argument("--seed", type=int, default=0)
     film_all(**vars(parser.parse_args(arguments)))
 

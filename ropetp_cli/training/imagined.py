@@ -36,8 +36,9 @@ from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
 
 #: By how much, and how slowly, a person seems to come and go, because the size Rope sees wavers.
 WOBBLE, WOBBLE_FRAMES = 0.025, 5.0
-#: How high, m, a camera may hang: as a guard's, higher than those of the films.
-HIGHEST = 6.0
+#: How high, m, a camera may hang, as a guard's, higher than those of the films, and how often it
+#: hangs above people's heads.
+HIGHEST, ABOVE = 6.0, 0.4
 #: How often errors come from frames that look alike, of one in so many windows, in which much the
 #: same of people was seen; so many frames apart they are sought, the so many most alike, and going
 #: on elsewhere costs so much, in lengths of a leg.
@@ -187,7 +188,7 @@ class Imagination:
         rest = self.body.rest_joints(betas)
         rest = rest - rest[0]
         path = clip.on_floor() * leg_length(rest) / leg_length(clip.rest)
-        position, camera = place_camera(path, rng, HIGHEST)
+        position, camera = place_camera(path, rng, HIGHEST, ABOVE)
         turned = clip.rotations.astype(np.float64)
         turned[:, 0] = camera @ turned[:, 0]
         joints = forward_kinematics(turned, rest)
