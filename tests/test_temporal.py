@@ -1,6 +1,7 @@
 """Rope over time: the network, what it is told, its training and its figures."""
 
 import json
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from ropetp_cli.body.rotations import (
     matrix_to_quaternion,
     rot6d_to_matrix,
 )
-from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, PARENTS
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, LIMB_KEYPOINTS, MIRROR, PARENTS
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
@@ -356,7 +357,25 @@ def imagination(body):
     root = np.tile([0.0, 0.95, 0.0], (40, 1))
     placed = forward_kinematics(true, rest - rest[0]).astype(np.float32)
     clip = Clip("sway", "s", "asf", "", placed, root, 30.0, true.astype(np.float32), rest - rest[0])
-    return Imagination([clip], sightings, body, frames=30, crouched=0)
+    return Imagination([clip], sightings, body, frames=30, crouched=0, mixed=0)
+
+
+def test_people_move_as_in_one_clip_up_to_the_hips_and_as_in_another_above(imagination):
+    (clip,) = imagination.clips
+    other = replace(clip, rotations=clip.rotations[::-1].copy())
+    mixed = clip.below(other)
+    legs = [i for i, name in enumerate(JOINTS) if any(n in name for n in ("hip", "knee", "foot"))]
+    arms = [i for i, name in enumerate(JOINTS) if any(n in name for n in ("elbow", "spine"))]
+    assert (mixed.rotations[:, legs] == clip.rotations[:, legs]).all()
+    assert (mixed.rotations[:, arms] == other.rotations[:, arms]).all()
+    assert mixed.joints[:, legs] == pytest.approx(clip.joints[:, legs], abs=1e-5)
+    assert np.abs(mixed.joints - clip.joints)[:, arms].max() > 0.01
+    both = copy(imagination)
+    both.mixed = 1
+    ups = [
+        each.draw(np.random.default_rng(0)).up.norm(dim=-1).mean() for each in (imagination, both)
+    ]
+    assert ups == pytest.approx([1, 0])
 
 
 def test_offsets_of_keypoints_are_found_again(imagination):

@@ -45,6 +45,8 @@ HIGHEST, ABOVE = 6.0, 0.4
 LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 3, 5, 8, 0.1
 #: In how many windows knees are made straighter than converters left them.
 STRAIGHTER = 0.5
+#: In how many windows arms and trunk move as in another clip: motion capture has so few.
+MIXED = 0.3
 #: In how many windows Rope seems to bend legs even more, by up to so much, rad, the straighter they
 #: are, and how fast that fades with their bend: it does so on photographs of people who stand.
 CROUCHED, MOST_CROUCHED, CROUCH_FADES = 0.4, 0.8, 0.5
@@ -156,12 +158,13 @@ class Imagination:
 
     def __init__(
         self, clips: list[Clip], sightings: Sightings, body: BodyData, frames: int = 150,
-        fps: float = 30.0, crouched: float = CROUCHED,
+        fps: float = 30.0, crouched: float = CROUCHED, mixed: float = MIXED,
     ):  # fmt: skip
         """``clips`` have rotations; ``sightings`` lend their errors; in ``crouched`` of the windows
-        Rope seems to bend straight legs even more than there."""
+        Rope seems to bend straight legs even more than there, in ``mixed`` of them people move as
+        in one clip up to the hips and as in another above."""
         self.clips, self.body, self.frames, self.fps = clips, body, frames, fps
-        self.crouched = crouched
+        self.crouched, self.mixed = crouched, mixed
         windows = windows_of(sightings, body, fps)
         self.offsets = keypoint_offsets(windows)
         self.errors = [_errors(window, self.offsets) for window in windows]
@@ -178,10 +181,17 @@ class Imagination:
             part = clip.part(first, first + self.frames)
             if rng.random() < STRAIGHTER:
                 part = part.straighter(rng)
+            other = self.clips[rng.choice(len(self.clips), p=self.weights)]
+            mixed = rng.random() < self.mixed and len(other) >= len(part)
+            if mixed:
+                first = int(rng.integers(len(other) - len(part) + 1))
+                part = part.below(other.part(first, first + len(part)))
             try:
-                return self._film(part, rng)
+                window = self._film(part, rng)
             except RopeTPError:
                 continue
+            # Two halves that never balanced one another tell nothing of up.
+            return replace(window, up=torch.zeros_like(window.up)) if mixed else window
 
     def _film(self, clip: Clip, rng: np.random.Generator) -> Window:
         betas = np.clip(rng.normal(0, 1, NUM_BETAS), -2.5, 2.5)

@@ -40,6 +40,11 @@ _LEGS = [
     [JOINT_INDEX[f"{side}_{name}"] for name in ("hip", "knee", "ankle")]
     for side in ("left", "right")
 ]
+#: The pelvis and all of the legs.
+_BELOW = [
+    JOINT_INDEX["pelvis"],
+    *(JOINT_INDEX[f"{s}_{n}"] for s in ("left", "right") for n in ("hip", "knee", "ankle", "foot")),
+]
 #: Frames over which the pelvis rises as legs get longer.
 _RISE_FRAMES = 2.0
 
@@ -104,6 +109,15 @@ class Clip:
         root = self.root.copy()
         root[:, 1] += gaussian_filter1d(lowest[0] - lowest[1], _RISE_FRAMES, mode="nearest")
         return replace(self, joints=joints, root=root, rotations=turns)
+
+    def below(self, other: "Clip") -> "Clip":
+        """The clip's pelvis and legs under trunk and arms that move as in the ``other``, as long;
+        both have rotations."""
+        turns = other.rotations.copy()
+        turns[:, _BELOW] = self.rotations[:, _BELOW]
+        joints = forward_kinematics(turns.astype(float), self.rest)
+        joints = (joints - joints[:, :1]).astype(self.joints.dtype)
+        return replace(self, joints=joints, rotations=turns)
 
     def on_floor(self) -> np.ndarray:
         """The root with the floor at y = 0 and the first frame over the origin.
