@@ -266,6 +266,8 @@ def rope(threads: int | None, **options) -> None:
               "cameras that never were.")  # fmt: skip
 @click.option("--imagined", type=click.FloatRange(0, 1), default=0.5, show_default=True,
               help="The share of them.")  # fmt: skip
+@click.option("--mixed", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="The share of these whose trunk and arms move as in another clip.")  # fmt: skip
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="Weights to write (.safetensors).")  # fmt: skip
 @click.option("--start", type=click.Path(exists=True, dir_okay=False, path_type=Path),

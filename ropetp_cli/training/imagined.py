@@ -45,8 +45,6 @@ HIGHEST, ABOVE = 6.0, 0.4
 LIKE, LENDERS, KEY, ALIKE, JUMP = 0.8, 3, 5, 8, 0.1
 #: In how many windows knees are made straighter than converters left them.
 STRAIGHTER = 0.5
-#: In how many windows arms and trunk move as in another clip: motion capture has so few.
-MIXED = 0.3
 #: In how many windows Rope seems to bend legs even more, by up to so much, rad, the straighter they
 #: are, and how fast that fades with their bend: it does so on photographs of people who stand.
 CROUCHED, MOST_CROUCHED, CROUCH_FADES = 0.4, 0.8, 0.5
@@ -158,7 +156,7 @@ class Imagination:
 
     def __init__(
         self, clips: list[Clip], sightings: Sightings, body: BodyData, frames: int = 150,
-        fps: float = 30.0, crouched: float = CROUCHED, mixed: float = MIXED,
+        fps: float = 30.0, crouched: float = CROUCHED, mixed: float = 0.0,
     ):  # fmt: skip
         """``clips`` have rotations; ``sightings`` lend their errors; in ``crouched`` of the windows
         Rope seems to bend straight legs even more than there, in ``mixed`` of them people move as

@@ -41,9 +41,10 @@ UPRIGHT, SWING, LEAST_SWING = 0.05, 0.2, 0.03
 class TemporalTraining:
     """One leg of training: ``minutes`` of wall clock or so many ``steps``, over which the rate
     falls along a cosine from ``rate``; ``batch`` windows of at most ``window`` frames a step;
-    ``imagined``: the share of them that nobody filmed, where motion capture is given; in ``still``
-    of them the camera is known to keep its place, in ``blind`` there are no keypoints; ``roll``:
-    how askew the camera is held, rad; in ``tumbling`` of them bodies turn right round."""
+    ``imagined``: the share of them that nobody filmed, where motion capture is given, in ``mixed``
+    of which trunk and arms move as in another clip, for it has so few; in ``still`` of all windows
+    the camera is known to keep its place, in ``blind`` there are no keypoints; ``roll``: how askew
+    the camera is held, rad; in ``tumbling`` of them bodies turn right round."""
 
     minutes: float = 30.0
     steps: int | None = None
@@ -56,6 +57,7 @@ class TemporalTraining:
     clip: float = 1.0
     ema: float = 0.998
     imagined: float = 0.5
+    mixed: float = 0.5
     still: float = 0.7
     blind: float = 0.1
     roll: float = 0.15
@@ -242,7 +244,8 @@ def train(
     windows = windows_of(sightings, body)
     imagination = None
     if mocap is not None:
-        imagination = Imagination(load_turned_clips(mocap), sightings, body)
+        clips = load_turned_clips(mocap)
+        imagination = Imagination(clips, sightings, body, mixed=training.mixed)
     watched = Sightings.load(watch)
     report(f"{len(windows)} windows, {sum(map(len, windows))} frames")
     torch.manual_seed(training.seed)
