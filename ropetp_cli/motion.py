@@ -84,6 +84,11 @@ class Track:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def part(self, rows: slice) -> "Track":
+        """Some of the frames, one after another."""
+        over = ("frames", "boxes", "score", "keypoints", "seen")
+        return replace(self, **{name: getattr(self, name)[rows] for name in over})
+
     @property
     def sizes(self) -> np.ndarray:
         """The longer side of each box, px, [N]."""

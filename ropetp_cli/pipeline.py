@@ -47,7 +47,7 @@ from ropetp_cli.people.detector import Detector
 from ropetp_cli.people.tracker import TrackingResult, follow_people
 from ropetp_cli.physics import simulate
 from ropetp_cli.report import joint_agreement, motion_figures
-from ropetp_cli.rope.bridge import bridged
+from ropetp_cli.rope.bridge import bridged, in_sight
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
@@ -215,6 +215,7 @@ def capture(
     answers, background = stage(
         "pose", estimate_poses, video, people, tracks, camera, models.rope, options, clock, steps
     )
+    tracks, answers = within_sight(tracks, answers, people)
     still = background is None or not background.moving
     told = answers, tracks, body, people, models.refiner, still, heights
     camera = find_gravity(camera, background, before_camera(camera, *told), tracks, people, options)
@@ -356,6 +357,20 @@ def estimate_poses(
     turn = background.finish() if background is not None else None
     poses, owner = CropPoses.joined(looked), np.array(owners)
     return [poses.take(np.flatnonzero(owner == k)) for k in range(len(tracks))], turn
+
+
+def within_sight(
+    tracks: list[Track], answers: list[CropPoses], people: TrackingResult
+) -> tuple[list[Track], list[CropPoses]]:
+    """Everybody from when enough of them is in the picture until it no longer is."""
+    parts = [
+        in_sight(answer, track.boxes, people.info.width, people.fps)
+        for track, answer in zip(tracks, answers, strict=True)
+    ]
+    return (
+        [track.part(rows) for track, rows in zip(tracks, parts, strict=True)],
+        [a.take(np.arange(len(a))[rows]) for a, rows in zip(answers, parts, strict=True)],
+    )
 
 
 def boxes_at(tracks: list[Track], index: int) -> tuple[list[int], np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
-from ropetp_cli.rope.bridge import LONGEST, bridged
+from ropetp_cli.rope.bridge import LONGEST, bridged, in_sight
 from ropetp_cli.rope.predictor import CropPoses, posed_joints
 
 FPS, COUNT = 30.0, 40
@@ -65,3 +65,27 @@ def test_beginnings_ends_and_long_absences_are_left_to_rope(rest, frames):
     found, weights = bridged(lost, CENTERS, SIZES, WIDTHS, rest, FPS)
     assert np.array_equal(found.rotations, lost.rotations) and np.array_equal(found.cam, lost.cam)
     assert np.array_equal(weights, lost.confidence)
+
+
+def test_who_walks_out_of_the_picture_is_not_guessed_at(rest):
+    answer, boxes = somersault(rest), np.tile([200.0, 100.0, 300.0, 400.0], (COUNT, 1))
+    answer.confidence[-11:] = answer.confidence[:5] = 0.4
+    whole = slice(0, COUNT)
+    assert in_sight(answer, boxes, 1000, FPS) == whole  # inside the picture: dark, or far away
+    boxes[-14:, 0] = 3
+    assert in_sight(answer, boxes, 1000, FPS) == slice(0, COUNT - 11)
+    boxes[:5, 2] = 999
+    assert in_sight(answer, boxes, 1000, FPS) == slice(5, COUNT - 11)
+    answer.confidence[-14:] = 0.9  # seen well up to the edge
+    assert in_sight(answer, boxes, 1000, FPS) == slice(5, COUNT)
+    boxes[:, 0], answer.confidence[:] = 3, 0.4
+    assert in_sight(answer, boxes, 1000, FPS) == whole  # nothing else is left
+
+
+def test_who_is_half_in_the_picture_for_long_stays(rest):
+    answer, boxes = somersault(rest), np.tile([2.0, 100.0, 90.0, 400.0], (COUNT, 1))
+    long = int(LONGEST * FPS)
+    for count, last in ((long, COUNT - long), (long + 1, COUNT)):
+        answer.confidence[:] = 0.9
+        answer.confidence[-count:] = 0.3
+        assert in_sight(answer, boxes, 1000, FPS) == slice(0, last)

@@ -269,6 +269,28 @@ def test_same_input_same_output_and_progress(walked, body: BodyData, rest: np.nd
     np.testing.assert_array_equal(again.rotations, results["floats"].rotations)
 
 
+def test_what_is_too_much_in_all_costs_the_worst_part_alone(
+    body: BodyData, rest: np.ndarray, monkeypatch
+) -> None:
+    rotations, path, contacts = walk(rest, build_humanoid(rest, body).sole)
+    judge, refused = imitation._harm, []
+
+    def strict(before, after, slack=1.0) -> str:
+        if slack == 1.0 and not refused:
+            refused.append(after)
+            return "jitter would have grown"
+        return judge(before, after, slack)
+
+    monkeypatch.setattr(imitation, "BLOCK", 0.8)
+    monkeypatch.setattr(imitation, "_harm", strict)
+    floating = path + [0.0, 0.03, 0.0]
+    result = simulate(rotations, floating, rest, contacts, FPS, body, np.zeros(10))
+    assert result.applied and refused, result.message
+    assert 0.5 < result.after["share"] < 0.8
+    same = (result.path == floating).all(axis=-1)
+    assert 0.2 < same.mean() < 0.5
+
+
 def test_a_jump_is_not_nailed_to_the_floor(rest: np.ndarray) -> None:
     sole = build_humanoid(rest).sole
     rotations, path, contacts = standing(rest, sole, 100)

@@ -228,7 +228,7 @@ def simulate(
     if not whole.tracked.any():
         return untouched("the simulated body lost the motion", before)
 
-    kept = np.zeros(count, dtype=bool)
+    taken: list[tuple[slice, Figures, Figures]] = []
     reasons = []
     for span in _blocks(whole.tracked, fps):
         old = measure(joints[span], soles[span], footing.part(span), fps)
@@ -236,18 +236,28 @@ def simulate(
         if reason := _harm(old, new, BLOCK_SLACK):
             reasons.append(reason)
         else:
-            kept[span] = True
-    if not kept.any():
+            taken.append((span, old, new))
+    if not taken:
         return untouched(max(set(reasons), key=reasons.count), before)
-    mixed = _mix(whole, rotations, path, contacts, kept, fps)
-    after = _after(mixed, slice(0, count), rotations, path, rest, humanoid, footing, fps)
+    while True:
+        kept = np.zeros(count, dtype=bool)
+        for span, _, _ in taken:
+            kept[span] = True
+        mixed = _mix(whole, rotations, path, contacts, kept, fps)
+        after = _after(mixed, slice(0, count), rotations, path, rest, humanoid, footing, fps)
+        harm = _harm(before, after)
+        if not harm or len(taken) == 1:
+            break
+        # Little harm of many may be too much: without the one that does most.
+        worse = _worse(before, after, 1.0) or list(_TOLERANCE)
+        taken.remove(max(taken, key=lambda each: _growth(*each, worse)))
     lasting = gaussian_filter1d(whole.residual, HELD / 2 * fps, axis=0, mode="nearest")
     after |= {
         "residual": float(np.linalg.norm(whole.residual[kept], axis=1).mean()),
         "held": float((np.linalg.norm(lasting[kept], axis=1) > FREE_FORCE).mean()),
         "share": float(kept.mean()),
     }
-    if harm := _harm(before, after):
+    if harm:
         return untouched(harm, before, after)
     if not _better(before, after):
         return untouched("the feet and the smoothness leave nothing to mend", before, after)
@@ -334,7 +344,7 @@ def _harm(before: Figures, after: Figures, slack: float = 1.0) -> str:
             f"the pose changed by {after['pose_change']:.0f} mm, more than "
             f"{TRACKED_POSE * 1000:.0f}"
         )
-    worse = _worse(before, after, slack)
+    worse = " and ".join(_worse(before, after, slack)).replace("_", " ")
     return f"{worse} would have grown" if worse else ""
 
 
@@ -346,13 +356,19 @@ _TOLERANCE = {
 }  # fmt: skip
 
 
-def _worse(before: Figures, after: Figures, slack: float) -> str:
-    names = [
-        name.replace("_", " ")
+def _worse(before: Figures, after: Figures, slack: float) -> list[str]:
+    return [
+        name
         for name, (harm, _, level) in _TOLERANCE.items()
         if after[name] > max(before[name] + slack * harm, level)
     ]
-    return " and ".join(names)
+
+
+def _growth(span: slice, before: Figures, after: Figures, names: list[str]) -> float:
+    """How much the figure among ``names`` that grew most in ``span`` adds to that of the whole, as
+    a share of what is still no harm."""
+    grown = max((after[name] - before[name]) / _TOLERANCE[name][0] for name in names)
+    return grown * (span.stop - span.start)
 
 
 def _better(before: Figures, after: Figures) -> bool:

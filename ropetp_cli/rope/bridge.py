@@ -1,5 +1,5 @@
 """Moments in which Rope saw next to nothing, bridged from the frames before and after: glare, blur,
-a somersault the detector lost."""
+a somersault the detector lost; or left out, where people walk into the picture or out of it."""
 
 from dataclasses import replace
 
@@ -14,6 +14,23 @@ from ropetp_cli.rope.predictor import CropPoses, posed_joints
 BLIND = 0.3
 #: The longest bridge, s. What is hidden for longer is left to Rope's guess.
 LONGEST = 0.5
+#: Whom an edge cuts, so near as a share of the picture's width, and Rope sees less surely than
+#: this, is hardly there.
+EDGE, HARDLY = 0.01, 0.5
+
+
+def in_sight(answer: CropPoses, boxes: np.ndarray, width: float, fps: float) -> slice:
+    """The frames of one person, found in ``boxes`` [N, 4] px of pictures ``width`` px wide, without
+    the half second at most at either end in which there is hardly anything of her left inside: what
+    Rope says of a shoulder and a hand is a guess, often somebody turned round."""
+    cut = (boxes[:, 0] <= EDGE * width) | (boxes[:, 2] >= (1 - EDGE) * width)
+    there = np.flatnonzero(~cut | (answer.confidence.mean(axis=1) >= HARDLY))
+    if not len(there):
+        return slice(0, len(answer))
+    longest, first, last = LONGEST * fps, int(there[0]), int(there[-1]) + 1
+    return slice(
+        first if first <= longest else 0, last if len(answer) - last <= longest else len(answer)
+    )
 
 
 def bridged(
