@@ -16,7 +16,7 @@ BLIND = 0.3
 LONGEST = 0.5
 #: Whom an edge cuts, so near as a share of the picture's width, and Rope sees less surely than
 #: this, is hardly there.
-EDGE, HARDLY = 0.01, 0.5
+EDGE, HARDLY = 0.01, 0.8
 
 
 def in_sight(answer: CropPoses, boxes: np.ndarray, width: float, fps: float) -> slice:
