@@ -83,6 +83,16 @@ def test_who_walks_out_of_the_picture_is_not_guessed_at(rest):
     assert in_sight(answer, boxes, 1000, FPS) == whole  # nothing else is left
 
 
+def test_who_is_seen_for_a_moment_only_keeps_all_of_it(rest):
+    count, long = COUNT - 16, int(LONGEST * FPS)
+    boxes = np.tile([2.0, 100.0, 90.0, 400.0], (count, 1))
+    for sure, kept in ((long, slice(4, 4 + long)), (long - 1, slice(0, count))):
+        answer = somersault(rest).take(np.arange(count))
+        answer.confidence[:] = 0.4
+        answer.confidence[4 : 4 + sure] = 0.9
+        assert in_sight(answer, boxes, 1000, FPS) == kept
+
+
 def test_who_is_half_in_the_picture_for_long_stays(rest):
     answer, boxes = somersault(rest), np.tile([2.0, 100.0, 90.0, 400.0], (COUNT, 1))
     long = int(LONGEST * FPS)

@@ -22,15 +22,16 @@ EDGE, HARDLY = 0.01, 0.8
 def in_sight(answer: CropPoses, boxes: np.ndarray, width: float, fps: float) -> slice:
     """The frames of one person, found in ``boxes`` [N, 4] px of pictures ``width`` px wide, without
     the half second at most at either end in which there is hardly anything of her left inside: what
-    Rope says of a shoulder and a hand is a guess, often somebody turned round."""
+    Rope says of a shoulder and a hand is a guess, often somebody turned round. All of them, where
+    less than half a second would remain."""
     cut = (boxes[:, 0] <= EDGE * width) | (boxes[:, 2] >= (1 - EDGE) * width)
     there = np.flatnonzero(~cut | (answer.confidence.mean(axis=1) >= HARDLY))
     if not len(there):
         return slice(0, len(answer))
     longest, first, last = LONGEST * fps, int(there[0]), int(there[-1]) + 1
-    return slice(
-        first if first <= longest else 0, last if len(answer) - last <= longest else len(answer)
-    )
+    first = first if first <= longest else 0
+    last = last if len(answer) - last <= longest else len(answer)
+    return slice(first, last) if last - first >= longest else slice(0, len(answer))
 
 
 def bridged(

@@ -180,8 +180,7 @@ class Imagination:
             if rng.random() < STRAIGHTER:
                 part = part.straighter(rng)
             other = self.clips[rng.choice(len(self.clips), p=self.weights)]
-            mixed = rng.random() < self.mixed and len(other) >= len(part)
-            if mixed:
+            if mixed := rng.random() < self.mixed and len(other) >= len(part):
                 first = int(rng.integers(len(other) - len(part) + 1))
                 part = part.below(other.part(first, first + len(part)))
             try:
