@@ -100,15 +100,18 @@ class Camera:
     """A pinhole camera, one rotation per frame.
 
     focal px; center [2] px; rotation [N, 3, 3] world-from-camera.
-    ``focal_source`` and ``source`` say where the figures come from. A camera that ``travels`` is
-    not all the time in one place.
+    ``focal_error``: by how much the logarithm of ``focal`` may be off. ``focal_source``, ``source``
+    and ``up_source`` say where the figures come from. A camera that ``travels`` is not all the time
+    in one place.
     """
 
     focal: float
     center: np.ndarray
     rotation: np.ndarray
+    focal_error: float = 0.25
     focal_source: str = "assumed"
     source: str = "static"
+    up_source: str = "taken for level"
     travels: bool = False
 
     def __post_init__(self) -> None:

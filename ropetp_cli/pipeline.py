@@ -1,7 +1,7 @@
 """The whole line, in the order of the paper's Figure 2. The only file that knows every stage."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,13 +25,16 @@ from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rotations import slerp
 from ropetp_cli.body.skeleton import NUM_BETAS
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
-from ropetp_cli.camera.focal import choose_focal
+from ropetp_cli.camera.focal import GIVEN, choose_focal
 from ropetp_cli.camera.gravity import (
     LEVEL,
+    UPRIGHT_ERROR,
+    edges_agree,
     fuse_with_gravity,
     level_by_floor,
     lowest_foot,
 )
+from ropetp_cli.camera.lines import Perspective, read_perspective, straight_edges
 from ropetp_cli.camera.placement import (
     fit_pelvis,
     look_along,
@@ -80,7 +83,8 @@ Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 #: named nowhere counts for all of them.
 BEGINS = {
     "people": (),
-    "pose": ("person", "camera", "focal_px", "focal_mm", "quick", "body", "rope weights"),
+    "edges": ("focal_px", "focal_mm"),
+    "pose": ("person", "camera", "quick", "body", "rope weights"),
     "path": (
         "height",
         "fps",
@@ -95,7 +99,9 @@ BEGINS = {
     "files": ("formats", "previews", "up", "skeleton", "with_mesh", "one_glb", "batch_size"),
 }
 #: What their results are made of.
-KEPT = (TrackingResult, Track, VideoInfo, CropPoses, BackgroundMotion, Scene)
+KEPT = (TrackingResult, Track, VideoInfo, Perspective, CropPoses, BackgroundMotion, Scene)
+#: Straight edges are read in one frame for so many s, in at most so many.
+READ_SECONDS, MOST_READ = 2.0, 6
 
 
 @dataclass
@@ -210,7 +216,8 @@ def capture(
     people = stage("people", find_people, video, models, options, clock)
     tracks = pick_people(people.tracks, options.person)
     heights = pick_heights(people.tracks, options.height)
-    camera = choose_camera(people, options)
+    edges = stage("edges", read_edges, video, people, options, clock)
+    camera = choose_camera(people, options, edges)
     steps = stage.steps("pose", batch_size=options.batch_size)
     answers, background = stage(
         "pose", estimate_poses, video, people, tracks, camera, models.rope, options, clock, steps
@@ -218,7 +225,8 @@ def capture(
     tracks, answers = within_sight(tracks, answers, people)
     still = background is None or not background.moving
     told = answers, tracks, body, people, models.refiner, still, heights
-    camera = find_gravity(camera, background, before_camera(camera, *told), tracks, people, options)
+    upright = before_camera(camera, *told)
+    camera = find_gravity(camera, background, edges, upright, tracks, people, options)
     poses = before_camera(camera, *told, levelled=True)
     del answers, told  # an hour of them is 300 MB a person
     agreements = [
@@ -273,6 +281,31 @@ def find_people(
     with VideoReader(video, options.start, options.end) as reader:
         with clock("people", reader.info.frame_count) as advance:
             return follow_people(reader, detector, progress=advance)
+
+
+def read_edges(
+    video: str | Path, people: TrackingResult, options: CaptureOptions, clock: "Clock"
+) -> list[Perspective]:
+    """What straight edges say of the camera in some frames, spread over the video."""
+    focal, error, _ = choose_focal(people.info.size, options.focal_px, options.focal_mm)
+    span = people.timestamps[-1] - people.timestamps[0]
+    wanted = round(float(np.clip(span / READ_SECONDS, 1, MOST_READ)))
+    rows = (np.arange(wanted) + 0.5) / wanted * len(people.timestamps)
+    frames, found = set(people.frame_indices[rows.astype(int)].tolist()), []
+    with (
+        VideoReader(video, options.start, options.end) as reader,
+        clock("edges", wanted) as advance,
+    ):
+        for index, _, frame in reader:
+            if index in frames:
+                seen = straight_edges(frame, boxes_at(people.tracks, index)[1])
+                known = focal if error == GIVEN else None
+                read = read_perspective(seen, people.info.size, known, people.turn)
+                found += [replace(read, frame=index)] if read is not None else []
+                advance(1)
+            if index >= max(frames):
+                break
+    return found
 
 
 def pick_people(tracks: list[Track], wanted: str) -> list[Track]:
@@ -395,17 +428,17 @@ def before_camera(
     it; before, only they can tell which way is up."""
     poses = []
     for answer, track in zip(answers, tracks, strict=True):
-        up = camera.rotation[camera_rows(camera, track, people), 1] if levelled else None
+        up = camera.rotation[camera_rows(camera, track.frames, people), 1] if levelled else None
         height = heights.get(track.id)
         poses.append(to_camera(answer, track, body, camera, people.fps, refiner, still, height, up))
     return poses
 
 
-def camera_rows(camera: Camera, track: Track, people: TrackingResult) -> np.ndarray:
-    """Which of the camera's rotations belong to a track's frames, [N]."""
+def camera_rows(camera: Camera, frames: np.ndarray, people: TrackingResult) -> np.ndarray:
+    """Which of the camera's rotations belong to ``frames`` [N], [N]."""
     if len(camera.rotation) == 1:
-        return np.zeros(len(track), int)
-    return np.searchsorted(people.frame_indices, track.frames)
+        return np.zeros(len(frames), int)
+    return np.searchsorted(people.frame_indices, frames)
 
 
 def to_camera(
@@ -460,30 +493,40 @@ def to_camera(
     )
 
 
-def choose_camera(people: TrackingResult, options: CaptureOptions) -> Camera:
-    """A level camera that stands still, with the focal length given or assumed."""
-    focal, source = choose_focal(people.info.size, options.focal_px, options.focal_mm)
+def choose_camera(
+    people: TrackingResult, options: CaptureOptions, edges: Sequence[Perspective] = ()
+) -> Camera:
+    """A level camera that stands still, with the focal length given, read off ``edges`` or
+    assumed."""
+    read = [each.focal for each in edges if each.focal is not None]
+    focal, error, source = choose_focal(people.info.size, options.focal_px, options.focal_mm, read)
     center = np.array(people.info.size) / 2.0
-    return Camera(focal, center, LEVEL[None], focal_source=source, source="static, as told")
+    return Camera(focal, center, LEVEL[None], error, source, source="static, as told")
 
 
 def find_gravity(
     camera: Camera,
     background: BackgroundMotion | None,
+    edges: list[Perspective],
     poses: list[PoseSequence],
     tracks: list[Track],
     people: TrackingResult,
     options: CaptureOptions,
 ) -> Camera:
-    """The same camera turned in the world: its tilt from people's balance and, if it stays in its
-    place, the floor they walk on; its turn over time, if it moves, from the background."""
+    """The same camera turned in the world: its tilt from people's balance, straight ``edges`` and,
+    if it stays in its place, the floor people walk on; its turn over time, if it moves, from the
+    background."""
     moving = background is not None and background.moving
     rotation = background.rotation if moving else np.eye(3)[None]
     camera = replace(camera, rotation=rotation)
-    frames = [camera_rows(camera, track, people) for track in tracks]
+    frames = [camera_rows(camera, track.frames, people) for track in tracks]
+    seen = camera_rows(camera, np.array([each.frame for each in edges], int), people)
+    verticals = [(row, each.up, each.error) for row, each in zip(seen, edges, strict=True)]
     world = fuse_with_gravity(
-        rotation, frames, [pose.up for pose in poses], [pose.up_error for pose in poses], people.fps
-    )
+        rotation, frames, [pose.up for pose in poses], [pose.up_error for pose in poses],
+        people.fps, verticals,
+    )  # fmt: skip
+    off = edges_agree(world, verticals)
     travels = options.camera == "moving" or (moving and background.travels)
     if not travels:
         turns = [world[each] for each in frames]
@@ -492,9 +535,11 @@ def find_gravity(
             for turn, pose in zip(turns, poses, strict=True)
         ]
         sure = [trust(pose, people.info.size) for pose in poses]
-        world = level_by_floor(world[0], places, sure, people.fps) @ world[0].T @ world
+        floor = level_by_floor(world[0], places, sure, people.fps, off or UPRIGHT_ERROR)
+        world = floor @ world[0].T @ world
     source = background.evidence if background is not None else camera.source
-    return replace(camera, rotation=world, source=source, travels=travels)
+    told = "people's balance" + (" and straight edges" if off is not None else "")
+    return replace(camera, rotation=world, source=source, up_source=told, travels=travels)
 
 
 def at_constant_rate(
@@ -561,7 +606,7 @@ def regenerate_paths(
         fused = fuse_people(
             [n.path for n in new], [scene.lowest_foot() for scene in scenes],
             [n.contacts for n in new], sights, scenes[0].timeline.fps,
-            focal_given=camera.focal_source.startswith("given"), turning=len(camera.rotation) > 1,
+            focal_error=camera.focal_error, turning=len(camera.rotation) > 1,
         )  # fmt: skip
         if fused is not None:
             origin = fused[0].path[0] * np.array([1.0, 0.0, 1.0])
@@ -692,6 +737,7 @@ def describe(
             "focal_px": round(camera.focal, 2),
             "focal_source": camera.focal_source,
             "tilt_degrees": round(float(tilt), 2),
+            "tilt_source": camera.up_source,
         },
         "body": body.label,
         "seed": options.seed,

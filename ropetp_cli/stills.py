@@ -10,6 +10,7 @@ import numpy as np
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import matrix_to_axis_angle
 from ropetp_cli.camera.focal import choose_focal
+from ropetp_cli.camera.lines import read_perspective, straight_edges
 from ropetp_cli.camera.placement import look_along, pelvis_in_crops, widths_at_one_metre
 from ropetp_cli.errors import NobodyFound, RopeTPError
 from ropetp_cli.files import atomic_path
@@ -116,7 +117,11 @@ def pose_images(
             centers.extend(where)
             sizes.extend(side)
             size = frame.shape[1], frame.shape[0]
-            focal, _ = choose_focal(size, focal_px, focal_mm)
+            read = None
+            if focal_px is None and focal_mm is None:
+                read = read_perspective(straight_edges(frame, found), size)
+            told = [read.focal] if read is not None and read.focal is not None else []
+            focal = choose_focal(size, focal_px, focal_mm, told)[0]
             middle = np.array(size) / 2
             widths.extend(widths_at_one_metre(where, side, focal, middle))
             turns.extend(look_along(where, focal, middle))

@@ -13,6 +13,7 @@ import numpy as np
 from ropetp_cli import load_motion
 from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.skeleton import FEET
+from ropetp_cli.camera.focal import ASSUMED
 from ropetp_cli.motion import Motion
 from ropetp_cli.physics import simulate
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
@@ -37,7 +38,7 @@ def costs(count: int, motion: Motion, body: BodyData, model: TrajDenoiser) -> li
         lambda: regenerate_path(model, about, motion.fps, steps=100),
         lambda: regenerate_path(model, about, motion.fps, steps=20),
         lambda: fuse_people(
-            [found.path], [feet], [found.contacts], [sight], motion.fps, False, False
+            [found.path], [feet], [found.contacts], [sight], motion.fps, ASSUMED, False
         ),
         lambda: simulate(
             rotations, joints[:, 0], rest, found.contacts, motion.fps, body, motion.betas

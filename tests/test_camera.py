@@ -1,5 +1,7 @@
 """The camera: its rotation from the background, its tilt from people, where people stand."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from scipy.spatial.transform import Rotation
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, yaw_matrix
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
-from ropetp_cli.camera.focal import choose_focal
+from ropetp_cli.camera.focal import ASSUMED, GIVEN, choose_focal
 from ropetp_cli.camera.gravity import (
     DOWN,
     LEVEL,
+    Vertical,
+    edges_agree,
     fuse_with_gravity,
     level_rotation,
 )
@@ -244,12 +248,16 @@ class TestFocal:
         assert choose_focal((1920, 1080), focal_px=1500.0, focal_mm=28.0)[0] == 1500.0
 
     def test_full_frame_millimetres_are_matched_on_the_diagonal(self):
-        focal, source = choose_focal((3600, 2400), focal_mm=50.0)
-        assert focal == pytest.approx(5000.0) and "mm" in source
+        focal, error, source = choose_focal((3600, 2400), focal_mm=50.0, read=[4000.0])
+        assert focal == pytest.approx(5000.0) and error == GIVEN and "mm" in source
+
+    def test_straight_edges_are_asked_where_none_is_given(self):
+        focal, error, source = choose_focal((3600, 2400), read=[4000.0, 4100.0, 9000.0])
+        assert focal == 4100.0 and GIVEN < error < ASSUMED and "edges" in source
 
     def test_assumed_and_said_so(self):
-        focal, source = choose_focal((300, 400))
-        assert focal == pytest.approx(500.0) and "assumed" in source
+        focal, error, source = choose_focal((300, 400))
+        assert focal == pytest.approx(500.0) and error == ASSUMED and "assumed" in source
 
     @pytest.mark.parametrize("bad", [0.0, -5.0, float("nan"), float("inf")])
     def test_impossible_values_name_the_option(self, bad):
@@ -287,12 +295,14 @@ class TestGravity:
         assert np.linalg.det(rotation) == pytest.approx(1.0)
         assert np.allclose(rotation @ up / np.linalg.norm(up), [0, 1, 0], atol=1e-6)
 
-    def still(self, *told: tuple[np.ndarray, float], count: int = 90) -> np.ndarray:
+    def still(
+        self, *told: tuple[np.ndarray, float], count: int = 90, edges: Sequence[Vertical] = ()
+    ) -> np.ndarray:
         """World-from-camera of a still camera before people who say up is there [3], so sure."""
         return fuse_with_gravity(
             np.eye(3)[None], [np.zeros(count, int)] * len(told),
             [np.tile(up, (count, 1)) for up, _ in told],
-            [np.full((count, 2), error) for _, error in told], 30.0,
+            [np.full((count, 2), error) for _, error in told], 30.0, edges,
         )  # fmt: skip
 
     @pytest.mark.parametrize("tilt", [-40.0, -15.0, 0.0, 15.0])
@@ -320,6 +330,31 @@ class TestGravity:
         up, lying = camera_down(10.0)[1], np.array([1.0, 0, 0])
         alone = self.still((up, 0.03))
         assert angle_between(self.still((up, 0.03), (lying, 0.1)), alone)[0] < 1.0
+
+    def test_straight_edges_are_believed_before_a_leaning_person(self):
+        leaning, up = camera_down(3.0)[1], camera_down(20.0)[1]
+        edges = [(0, up, np.radians([1.0, 1.0]))] * 3
+        world = self.still((leaning, 0.08), edges=edges)
+        assert angle_between(world, camera_down(20.0)[None])[0] < 1.5
+        assert edges_agree(world, edges) == pytest.approx(np.radians(1.0))
+
+    def test_straight_edges_that_all_people_contradict_are_misread(self):
+        up, misread = camera_down(10.0)[1], camera_down(45.0)[1]
+        edges = [(0, misread, np.radians([1.0, 1.0]))]
+        world = self.still(*[(up, 0.08)] * 3, edges=edges)
+        assert angle_between(world, camera_down(10.0)[None])[0] < 3.0
+        assert edges_agree(world, edges) is None
+
+    def test_of_a_camera_that_pans_edges_are_in_each_picture_s_own_axes(self):
+        tilt = level_rotation(axis_angle_to_matrix(np.radians([15.0, 0, 9.0])) @ [0, -1.0, 0])
+        world = yaw_matrix(np.linspace(0, 1.2, 40)) @ tilt
+        edges = [(k, world[k, 1], np.radians([1.0, 1.0])) for k in (3, 20, 36)]
+        lying = np.tile([1.0, 0, 0], (40, 1))
+        relative = world[0].T @ world
+        fused = fuse_with_gravity(
+            relative, [np.arange(40)], [lying], [np.full((40, 2), np.pi)], 30.0, edges
+        )
+        assert angle_between(fused, world).max() < 1.0
 
     def test_two_people_are_surer_than_one_who_stays_longer(self):
         one, two = (axis_angle_to_matrix(np.radians([a, 0, 0])) @ [0, -1.0, 0] for a in (0.0, 6.0))

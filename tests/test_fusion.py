@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ropetp_cli.body.rotations import axis_angle_to_matrix
+from ropetp_cli.camera.focal import ASSUMED, GIVEN
 from ropetp_cli.camera.gravity import LEVEL, level_by_floor
 from ropetp_cli.trajectory.fusion import Sight, fuse_people
 
@@ -38,8 +39,8 @@ def fuse_standing(paths: list[np.ndarray], sights: list[Sight], *told, **more):
     return fuse_people(paths, feet, contacts, sights, *told, **more)
 
 
-def fuse_one(path: np.ndarray, sight: Sight, given: bool = True) -> np.ndarray:
-    return fuse_standing([path], [sight], FPS, given, False)[0].path
+def fuse_one(path: np.ndarray, sight: Sight, focal_error: float = GIVEN) -> np.ndarray:
+    return fuse_standing([path], [sight], FPS, focal_error, False)[0].path
 
 
 def off(path: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ def test_on_both_feet_nobody_is_carried_about_by_noisy_depths():
         contacts = np.full((300, 2), 0.9)
         contacts[:until, one_foot] = 0.1
         told = [STILL + [1.0, 0, 2.0]], [STANDING], [contacts], [seen(STILL, 0.04)]
-        (fused,) = fuse_people(*told, FPS, True, False)
+        (fused,) = fuse_people(*told, FPS, GIVEN, False)
         assert off(fused.path, STILL).mean() < 0.15
         return np.linalg.norm(np.diff(fused.path[150:], axis=0), axis=1).sum()
 
@@ -91,16 +92,16 @@ def test_frames_that_are_guesses_do_not_pull():
 def test_an_assumed_focal_length_gives_way_to_speeds_and_a_given_one_does_not():
     truth = line(300, [-0.5, 0.9, -12.0], [0.5, 0.9, -3.0])
     deep = seen(truth, 0.01, scale=1.4)
-    found = np.ptp(fuse_one(truth, deep, given=False)[:, 2])
-    held = np.ptp(fuse_one(truth, deep, given=True)[:, 2])
+    found = np.ptp(fuse_one(truth, deep, focal_error=ASSUMED)[:, 2])
+    held = np.ptp(fuse_one(truth, deep, focal_error=GIVEN)[:, 2])
     assert found == pytest.approx(9.0, rel=0.15)
     assert held == pytest.approx(9.0 * 1.4, rel=0.08)
 
 
 def test_a_camera_that_travels_with_a_walker_is_told_by_their_speeds():
     walked = line(240, [0, 0.9, 0], [9.0, 0.9, 0])
-    assert fuse_standing([walked], [seen(STILL[:240])], FPS, True, turning=True) is None
-    assert fuse_standing([walked], [seen(walked - [4, 0, 6])], FPS, True, turning=True) is not None
+    assert fuse_standing([walked], [seen(STILL[:240])], FPS, GIVEN, turning=True) is None
+    assert fuse_standing([walked], [seen(walked - [4, 0, 6])], FPS, GIVEN, turning=True) is not None
 
 
 def fall(count: int, height: float, at: int) -> np.ndarray:
@@ -114,7 +115,7 @@ def test_a_man_who_drops_from_a_wall_was_on_it():
     flat = line(240, [1.0, 0.9, -9.0], [2.0, 0.9, -9.0])
     height = fall(240, 1.6, 150)
     paths, sights = [flat, walker], [seen(flat + np.outer(height, [0, 1, 0])), seen(walker, seed=1)]
-    man, woman = fuse_standing(paths, sights, FPS, True, False)
+    man, woman = fuse_standing(paths, sights, FPS, GIVEN, False)
     np.testing.assert_allclose(man.path[:140, 1], 2.5, atol=0.15)
     np.testing.assert_allclose(man.path[175:, 1], 0.9, atol=0.02)
     assert man.level[0] == pytest.approx(1.6, abs=0.15) and abs(man.level[-1]) < 0.02
@@ -126,11 +127,11 @@ def test_who_never_leaves_a_wall_is_on_it_beside_somebody_on_the_ground():
     walker = line(240, [-3.0, 0.9, -7.0], [3.0, 0.9, -7.5])
     flat = line(240, [1.0, 0.9, -9.0], [1.2, 0.9, -9.0])
     sights = [seen(flat + [0, 1.5, 0]), seen(walker, seed=1)]
-    man, woman = fuse_standing([flat, walker], sights, FPS, True, False)
+    man, woman = fuse_standing([flat, walker], sights, FPS, GIVEN, False)
     np.testing.assert_allclose(man.level, 1.5, atol=0.15)
     assert not woman.level.any()
     sights[0].trust[:] = 0.1  # half out of view: no such claim
-    assert not fuse_standing([flat, walker], sights, FPS, True, False)[0].level.any()
+    assert not fuse_standing([flat, walker], sights, FPS, GIVEN, False)[0].level.any()
 
 
 def test_who_is_hardly_seen_does_not_say_where_the_floor_is():
@@ -141,7 +142,7 @@ def test_who_is_hardly_seen_does_not_say_where_the_floor_is():
         for k, (path, height) in enumerate(zip(people, heights, strict=True))
     ]
     sights[2].trust[:] = 0.05
-    for each in fuse_standing(people, sights, FPS, True, False):
+    for each in fuse_standing(people, sights, FPS, GIVEN, False):
         assert np.abs(each.level).max() < 1e-9
 
 
@@ -149,7 +150,7 @@ def test_a_slope_is_no_step_and_a_wobble_no_jump():
     walk = line(300, [0.0, 0.9, -12.0], [0.0, 0.9, -3.0])
     sloping = walk + np.outer(np.linspace(0, 0.8, 300), [0, 1, 0])
     sloping[:, 1] += wobble(300, 0.02, seed=3)
-    fused = fuse_standing([walk], [seen(sloping, 0.01)], FPS, True, False)[0]
+    fused = fuse_standing([walk], [seen(sloping, 0.01)], FPS, GIVEN, False)[0]
     np.testing.assert_allclose(fused.level, 0, atol=1e-9)
     assert np.abs(fused.path[:, 1] - 0.9).max() < 0.1
 
@@ -178,7 +179,7 @@ def test_who_is_seen_to_climb_or_keeps_a_foot_down_is_left_there():
     assert fuse_one(climbing, seen(climbing, 0.01))[:, 1] == pytest.approx(climbing[:, 1], abs=0.03)
     stretching = [0.9 - climbing[:, 1] - 0.9]  # onto the toes: the feet stay on the floor
     sight, both = seen(STILL[:240], 0.01), np.ones((240, 2))
-    fused = fuse_people([climbing], stretching, [both], [sight], FPS, True, False)[0]
+    fused = fuse_people([climbing], stretching, [both], [sight], FPS, GIVEN, False)[0]
     assert fused.path[:, 1] == pytest.approx(climbing[:, 1], abs=0.03)
 
 
@@ -186,7 +187,7 @@ def test_who_is_seen_to_climb_or_keeps_a_foot_down_is_left_there():
 def test_few_frames(count):
     fused = fuse_people(
         [STILL[:count]], [STANDING[:count]], [np.ones((count, 2))], [seen(STILL[:count])],
-        FPS, False, False,
+        FPS, ASSUMED, False,
     )[0]  # fmt: skip
     assert np.isfinite(fused.path).all() and fused.path.shape == (count, 3)
 

@@ -1,5 +1,7 @@
-"""Where down is, told by how people keep their balance, by how cameras are held and by the floor
-that is walked on."""
+"""Where down is, told by how people keep their balance, by straight edges, by how cameras are held
+and by the floor that is walked on."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize
@@ -18,12 +20,19 @@ SAME_FOR, ONE_PERSON = np.array([[1.0], [3.0]]), 2.0
 #: What is so many times its own error off counts half: what people's balance says, and how cameras
 #: are held.
 DOUBTED, ASKEW = 3.0, 1.0
+#: However far off up is from what straight edges say, it costs no more: one picture in twenty of
+#: them is misread.
+MISREAD = 7.0
 #: How far off people's balance is on the whole, and the most that the floor may say against it.
 UPRIGHT_ERROR, MOST_SLOPE = np.radians(2.0), np.radians(10.0)
 FLOOR_LAG = 2.0  # s between two places whose heights are compared
 FLOOR_NOISE, FLOOR_STEP = 0.06, 0.15  # m: error of a height; a step that says nothing of the slope
 FLOOR_MEMORY = 0.5  # s over which these errors stay the same
 DEPTH_NOISE = 0.04  # of the distance
+
+#: What straight edges say of one picture: its camera's number, up [3] in that camera's axes, and by
+#: how much, rad, it may be off in roll and in pitch [2].
+Vertical = tuple[int, np.ndarray, np.ndarray]
 
 
 def level_rotation(up: np.ndarray) -> np.ndarray:
@@ -49,6 +58,7 @@ def fuse_with_gravity(
     up: list[np.ndarray],
     error: list[np.ndarray],
     fps: float,
+    edges: Sequence[Vertical] = (),
 ) -> np.ndarray:
     """World-from-camera [N, 3, 3] from one gravity for the whole video; the heading is camera_0's.
 
@@ -62,12 +72,10 @@ def fuse_with_gravity(
 
     x_i and z_i being where camera i's right and front point in camera_0's axes. rho grows slowly
     with what is far off, so several answers may each contradict somebody; they are sought from
-    what everybody says.
+    what everybody says. ``edges`` are what the straight ones of some pictures say.
     """
     told = [np.einsum("kij,kj->ki", rotation[f], u) for f, u in zip(frames, up, strict=True)]
-    sideways = [np.cross(u, rotation[f][:, :, 2]) for f, u in zip(frames, told, strict=True)]
-    for side in sideways:
-        side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-6)
+    sideways = [_rolls_toward(u, rotation[f]) for f, u in zip(frames, told, strict=True)]
 
     def cost(up: np.ndarray) -> float:
         up = up / np.linalg.norm(up)
@@ -76,11 +84,42 @@ def fuse_with_gravity(
             total += _robust(((rotation[:, :, axis] @ up - mean) / spread) ** 2, ASKEW).mean()
         for balance, side, doubt in zip(told, sideways, error, strict=True):
             total += _imbalance(up, balance, side, doubt, fps)
+        if edges:
+            total -= np.logaddexp(-_squared(up, *read).sum(axis=0) / 2, -MISREAD).mean()
         return total
 
-    starts = [-rotation[0, :, 1], *(balance.mean(axis=0) for balance in told)]
+    read = _verticals(rotation, edges)
+    starts = [-rotation[0, :, 1], *(balance.mean(axis=0) for balance in told), *read[0]]
     found = [minimize(cost, start) for start in starts if np.linalg.norm(start) > 0.1]
     return level_rotation(min(found, key=lambda each: each.fun).x) @ rotation
+
+
+def edges_agree(world: np.ndarray, edges: Sequence[Vertical]) -> float | None:
+    """By how much, rad, the up of ``world`` [N, 3, 3] from camera may be off where straight
+    ``edges`` say the same; None where most of them do not."""
+    if not edges:
+        return None
+    told, sideways, error = _verticals(world, edges)
+    same = _squared(np.array([0.0, 1.0, 0.0]), told, sideways, error).sum(axis=0) < DOUBTED**2
+    return float(error[same].mean()) if same.mean() > 0.5 else None
+
+
+def _rolls_toward(up: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Which way rolling the cameras ``rotation`` [K, 3, 3] moves ``up`` [K, 3], unit [K, 3]."""
+    side = np.cross(up, rotation[:, :, 2])
+    return side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-6)
+
+
+def _verticals(
+    rotation: np.ndarray, edges: Sequence[Vertical]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What ``edges`` say is up, where rolling moves it, and its error: [K, 3], [K, 3], [K, 2], the
+    first two turned by ``rotation`` [N, 3, 3]."""
+    if not edges:
+        return np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 2))
+    turn = rotation[[frame for frame, _, _ in edges]]
+    told = np.einsum("kij,kj->ki", turn, np.stack([up for _, up, _ in edges]))
+    return told, _rolls_toward(told, turn), np.stack([error for _, _, error in edges])
 
 
 def _robust(squared: np.ndarray, doubted: float) -> np.ndarray:
@@ -94,13 +133,21 @@ def _imbalance(
 ) -> float:
     """What it costs that ``up`` [3] is not as one person has ``told`` [K, 3], off by ``error``
     [K, 2] rad in roll, which moves it ``sideways`` [K, 3], and in pitch."""
-    off = told - up
-    rolled = (off * sideways).sum(axis=1) ** 2
-    squared = np.stack([rolled, (off**2).sum(axis=1) - rolled]) / error.T**2
+    squared = _squared(up, told, sideways, error)
     weight = 1 / (SAME_FOR * fps + len(told) / ONE_PERSON)
     far = squared.sum(axis=0)
     share = (weight * squared).sum(axis=0) / np.maximum(far, 1e-9)
     return float((share * _robust(far, DOUBTED)).sum())
+
+
+def _squared(
+    up: np.ndarray, told: np.ndarray, sideways: np.ndarray, error: np.ndarray
+) -> np.ndarray:
+    """How far ``up`` [3] is from what is ``told`` [K, 3] in roll and in pitch, over the ``error``
+    [K, 2] of either, squared: [2, K]."""
+    off = told - up
+    rolled = (off * sideways).sum(axis=1) ** 2
+    return np.stack([rolled, (off**2).sum(axis=1) - rolled]) / error.T**2
 
 
 def lowest_foot(joints: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -112,18 +159,23 @@ def lowest_foot(joints: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def level_by_floor(
-    rotation: np.ndarray, places: list[np.ndarray], trust: list[np.ndarray], fps: float
+    rotation: np.ndarray,
+    places: list[np.ndarray],
+    trust: list[np.ndarray],
+    fps: float,
+    off: float = UPRIGHT_ERROR,
 ) -> np.ndarray:
     """World-from-camera [3, 3] in which people walk level, for a camera that stays in its place.
 
-    ``rotation`` [3, 3] is what people's balance says, ``places`` [N, 3] m each person's lowest foot
-    about the camera in that world, ``trust`` [N] 0..1. Heights FLOOR_LAG apart are compared, so
+    ``rotation`` [3, 3] is what else is known of it and ``off``, rad, by how much that may be;
+    ``places`` [N, 3] m each person's lowest foot about the camera in that world, ``trust`` [N]
+    0..1. Heights FLOOR_LAG apart are compared, so
     that people may stand on different levels and a jump down one counts little. What the noise of
     depths adds to the slope along the line of sight is taken out of the normal equations.
     """
     slope = np.zeros(2)
     for _ in range(10):
-        normal, right = np.eye(2) / UPRIGHT_ERROR**2, np.zeros(2)
+        normal, right = np.eye(2) / off**2, np.zeros(2)
         for place, sure in zip(places, trust, strict=True):
             lag = min(round(FLOOR_LAG * fps), len(place) // 2)
             if lag < 1:

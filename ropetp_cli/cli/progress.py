@@ -17,6 +17,7 @@ from rich.text import Text
 STAGE_NAMES = {
     "fetch": "Fetching the video",
     "people": "Finding people",
+    "edges": "Reading straight edges",
     "pose": "Estimating poses",
     "path": "Regenerating paths",
     "physics": "Simulating",

@@ -5,7 +5,7 @@ drifts. A camera that does not travel saw where the person was all along, exactl
 of sight and roughly along it. That departs from the paper, so ``--path diffusion`` leaves it out.
 The regenerated path keeps its movements over short times, the camera says where they lead:
 
-- *Depth* is off by one factor for the whole video if the focal length is assumed; the factor is
+- *Depth* is off by one factor for the whole video if the focal length is not known; the factor is
   sought with which people are as fast before the camera as on their regenerated paths.
 - *Over the floor*, a smooth correction brings the path to where the camera saw the person. It
   follows sooner across the line of sight than along it, and little where the pose is a guess.
@@ -31,7 +31,6 @@ ODD_ACROSS, ODD_ALONG = 0.15, 0.06  # m, share of the distance: from here on a s
 LAG = 2.0  # s between the two sights a speed is taken from
 DEPTH_NOISE = 0.04  # of the distance
 SCALES = np.linspace(0.5, 1.6, 111)
-ASSUMED_FOCAL, GIVEN_FOCAL = 0.25, 0.03  # how far the factor of depth may be from 1
 MIN_LEVEL = 0.3  # m between two levels, at least
 LEVEL_SLOPE = 0.05  # of the way between two people: how far a wrong tilt moves their levels apart
 CHANGE = 0.15  # m s of disagreement that a change of level must explain
@@ -78,16 +77,17 @@ def fuse_people(
     contacts: list[np.ndarray],
     sights: list[Sight],
     fps: float,
-    focal_given: bool,
+    focal_error: float,
     turning: bool,
 ) -> list[Fused] | None:
     """Regenerated paths [M, 3] m (heights above what is stood on) brought to where a camera that
     stays in its place saw people; ``feet`` [M] m: each one's lowest foot above the pelvis, so less
-    than 0; ``contacts`` [M, 2] 0..1: feet on the ground. None where a ``turning`` camera must have
+    than 0; ``contacts`` [M, 2] 0..1: feet on the ground; ``focal_error``: by how much the logarithm
+    of the focal length may be off, and so of all depths. None where a ``turning`` camera must have
     travelled: nobody goes as fast before it as the poses say."""
     if turning and not speeds_agree(paths, sights, fps):
         return None
-    factor = depth_factor(paths, sights, fps, GIVEN_FOCAL if focal_given else ASSUMED_FOCAL)
+    factor = depth_factor(paths, sights, fps, focal_error)
     sights = [sight.scaled(factor) for sight in sights]
     paths = [
         fuse(path, stands_still(touching, fps), sight, fps)

@@ -1,0 +1,124 @@
+"""What straight edges say of the camera, on drawn rooms whose camera is known."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ropetp_cli.body.rotations import axis_angle_to_matrix, yaw_matrix
+from ropetp_cli.camera.gravity import LEVEL
+from ropetp_cli.camera.lines import Perspective, read_perspective, straight_edges
+
+SIZE = (960, 540)
+DIAGONAL = float(np.hypot(*SIZE))
+NOBODY = np.zeros((0, 4))
+
+
+def camera(pitch: float, roll: float) -> np.ndarray:
+    """World-from-camera of one that looks ``pitch`` degrees down, rolled by ``roll``."""
+    down = axis_angle_to_matrix(np.radians([-pitch, 0.0, 0.0]))
+    return down @ LEVEL @ axis_angle_to_matrix(np.radians([0.0, 0.0, roll]))
+
+
+def boxes_before(world: np.ndarray, turn: float, seed: int = 0) -> np.ndarray:
+    """Both ends of the edges of boxes, all turned by ``turn`` degrees about the vertical, in sight
+    of a camera held as ``world`` [3, 3] says: [E, 2, 3] m about it."""
+    random = np.random.default_rng(seed)
+    corners = np.array(list(np.ndindex(2, 2, 2)), float)
+    sides = [(a, b) for a in range(8) for b in range(a) if abs(corners[a] - corners[b]).sum() == 1]
+    edges = []
+    for _ in range(40):
+        place = world @ random.uniform([-3, -1.7, 4], [3, 1.7, 10])
+        size = random.uniform(0.4, 2, 3)
+        edges += [place + corners[[a, b]] * size @ yaw_matrix(np.radians(turn)).T for a, b in sides]
+    return np.array(edges)
+
+
+def drawn(edges: np.ndarray, world: np.ndarray, focal: float, seed: int = 0) -> np.ndarray:
+    """A noisy picture of ``edges`` [E, 2, 3] m by a camera turned by ``world`` [3, 3]."""
+    random = np.random.default_rng(seed)
+    picture = np.full((SIZE[1], SIZE[0], 3), 150, np.uint8)
+    for ends in edges @ world:
+        steps = ends[0] + np.linspace(0, 1, 200)[:, None] * (ends[1] - ends[0])
+        steps = steps[steps[:, 2] > 0.2]
+        if len(steps) < 2:
+            continue
+        here = steps[[0, -1], :2] / steps[[0, -1], 2:] * focal + np.array(SIZE) / 2
+        if np.abs(here).max() < 20000:
+            a, b = (tuple(int(v) for v in np.round(end * 16)) for end in here)
+            cv2.line(picture, a, b, (60, 50, 40), 3, cv2.LINE_AA, shift=4)
+    noise = random.normal(0, 4, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def degrees_off(read: Perspective, world: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip(read.up @ world[1], -1, 1))))
+
+
+@given(
+    pitch=st.floats(-10, 35), roll=st.floats(-25, 25), turn=st.floats(10, 80),
+    zoom=st.floats(0.55, 1.2),
+)  # fmt: skip
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_room_tells_how_the_camera_is_held_and_how_long_its_lens_is(pitch, roll, turn, zoom):
+    world, focal = camera(pitch, roll), zoom * DIAGONAL
+    edges = straight_edges(drawn(boxes_before(world, turn), world, focal), NOBODY)
+    read = read_perspective(edges, SIZE)
+    assert degrees_off(read, world) < 2.0
+    assert read.focal is None or abs(np.log(read.focal / focal)) < 0.1
+
+
+def test_a_room_from_its_corner_is_read():
+    world, focal = camera(15.0, -12.0), 0.75 * DIAGONAL
+    edges = straight_edges(drawn(boxes_before(world, 35.0), world, focal), NOBODY)
+    read = read_perspective(edges, SIZE)
+    assert degrees_off(read, world) < 1.0
+    assert read.focal == pytest.approx(focal, rel=0.04)
+    assert (np.degrees(read.error) < 2.0).all()
+
+
+def test_seen_straight_on_nothing_tells_the_lens_but_up_is_known():
+    world = camera(0.0, 8.0)
+    edges = straight_edges(drawn(boxes_before(world, 0.0), world, DIAGONAL), NOBODY)
+    read = read_perspective(edges, SIZE, focal=DIAGONAL)
+    assert degrees_off(read, world) < 1.0
+
+
+def test_a_picture_on_its_side_is_read_turned():
+    world, focal = camera(10.0, 5.0), 0.8 * DIAGONAL
+    upright = drawn(boxes_before(world, 35.0), world, focal)
+    lying = np.ascontiguousarray(np.rot90(upright, -1))
+    read = read_perspective(straight_edges(lying, NOBODY), SIZE[::-1], turn=1)
+    to_lying = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    assert np.degrees(np.arccos(read.up @ to_lying @ world[1])) < 1.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_edges_that_run_anyhow_say_nothing(seed):
+    random = np.random.default_rng(seed)
+    start, turn = random.uniform(0, SIZE, (200, 2)), random.uniform(0, np.pi, 200)
+    along = np.stack([np.cos(turn), np.sin(turn)], 1) * random.uniform(20, 120, (200, 1))
+    assert read_perspective(np.hstack([start, start + along]), SIZE) is None
+
+
+def test_few_edges_say_nothing():
+    assert read_perspective(np.zeros((0, 4)), SIZE) is None
+    assert read_perspective(np.tile([10.0, 10, 10, 90], (5, 1)), SIZE) is None
+
+
+def test_edges_of_people_bars_and_an_empty_picture_are_left_out():
+    assert straight_edges(np.full((200, 300, 3), 90, np.uint8), NOBODY).shape == (0, 4)
+    picture = np.full((540, 960, 3), 120, np.uint8)
+    picture[:60] = picture[-60:] = 0  # black bars
+    cv2.rectangle(picture, (300, 150), (420, 400), (255, 255, 255), 5)
+    seen = straight_edges(picture, NOBODY)
+    assert len(seen) >= 4 and np.all((seen[:, 1] > 100) & (seen[:, 1] < 450))
+    assert len(straight_edges(picture, np.array([[280.0, 130, 440, 420]]))) == 0
+
+
+def test_edges_are_in_the_pixels_of_a_large_picture():
+    picture = np.full((2160, 3840, 3), 120, np.uint8)
+    picture[500:1500, 1000:2000] = 250
+    found = straight_edges(picture, NOBODY)
+    assert np.isclose(found, 999.5, atol=3).any() and np.isclose(found, 1499.5, atol=3).any()
