@@ -100,9 +100,9 @@ class Camera:
     """A pinhole camera, one rotation per frame.
 
     focal px; center [2] px; rotation [N, 3, 3] world-from-camera.
-    ``focal_error``: by how much the logarithm of ``focal`` may be off. ``focal_source``, ``source``
-    and ``up_source`` say where the figures come from. A camera that ``travels`` is not all the time
-    in one place.
+    ``focal_error`` and ``up_error``: how far the logarithm of ``focal`` and, rad, up may be off.
+    ``focal_source``, ``source`` and ``up_source`` say where the figures come from. A camera that
+    ``travels`` is not all the time in one place.
     """
 
     focal: float
@@ -112,6 +112,7 @@ class Camera:
     focal_source: str = "assumed"
     source: str = "static"
     up_source: str = "taken for level"
+    up_error: float = 0.1
     travels: bool = False
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from ropetp_cli.body.model import BodyData, load_body
 from ropetp_cli.body.rotations import slerp
 from ropetp_cli.body.skeleton import NUM_BETAS
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
+from ropetp_cli.camera.floor import sizes_on_one_floor
 from ropetp_cli.camera.focal import GIVEN, choose_focal
 from ropetp_cli.camera.gravity import (
     LEVEL,
@@ -100,6 +101,8 @@ BEGINS = {
 }
 #: What their results are made of.
 KEPT = (TrackingResult, Track, VideoInfo, Perspective, CropPoses, BackgroundMotion, Scene)
+#: How tall, m, people may be whose height nobody told.
+HEIGHTS = 1.25, 2.15
 #: Straight edges are read in one frame for so many s, in at most so many.
 READ_SECONDS, MOST_READ = 2.0, 6
 
@@ -227,8 +230,9 @@ def capture(
     told = answers, tracks, body, people, models.refiner, still, heights
     upright = before_camera(camera, *told)
     camera = find_gravity(camera, background, edges, upright, tracks, people, options)
-    poses = before_camera(camera, *told, levelled=True)
-    del answers, told  # an hour of them is 300 MB a person
+    on_floor = heights_on_one_floor(camera, upright, tracks, people, body, heights)
+    poses = before_camera(camera, *told[:-1], heights | on_floor, levelled=True)
+    del answers, told, upright  # an hour of them is 300 MB a person
     agreements = [
         joint_agreement(pose.joints2d, track.keypoints, track.boxes)
         for pose, track in zip(poses, tracks, strict=True)
@@ -255,7 +259,17 @@ def capture(
         files = write_motions(motions, body, out, options, clock)
         files += write_previews(video, motions, body, out, options, clock, overlay)
     report = describe(
-        people, camera, tracks, heights, agreements, scenes, motions, physics, body, options
+        people,
+        camera,
+        tracks,
+        heights,
+        on_floor,
+        agreements,
+        scenes,
+        motions,
+        physics,
+        body,
+        options,
     )
     report |= {
         "key": run_key(made_of),
@@ -527,19 +541,60 @@ def find_gravity(
         people.fps, verticals,
     )  # fmt: skip
     off = edges_agree(world, verticals)
+    error = UPRIGHT_ERROR if off is None else off
     travels = options.camera == "moving" or (moving and background.travels)
     if not travels:
-        turns = [world[each] for each in frames]
-        places = [
-            np.einsum("nij,nj->ni", turn, pose.pelvis + lowest_foot(pose.joints, turn))
-            for turn, pose in zip(turns, poses, strict=True)
-        ]
+        places = feet_places(world, frames, poses)
         sure = [trust(pose, people.info.size) for pose in poses]
-        floor = level_by_floor(world[0], places, sure, people.fps, off or UPRIGHT_ERROR)
+        floor = level_by_floor(world[0], places, sure, people.fps, error)
         world = floor @ world[0].T @ world
     source = background.evidence if background is not None else camera.source
     told = "people's balance" + (" and straight edges" if off is not None else "")
-    return replace(camera, rotation=world, source=source, up_source=told, travels=travels)
+    return replace(
+        camera, rotation=world, source=source, up_source=told, up_error=error, travels=travels
+    )
+
+
+def feet_places(
+    world: np.ndarray, rows: list[np.ndarray], poses: list[PoseSequence]
+) -> list[np.ndarray]:
+    """Everybody's lowest foot about the camera, [N, 3] m in the ``world`` [N, 3, 3] from camera,
+    whose ``rows`` [N] are those of each person's frames."""
+    turns = [world[each] for each in rows]
+    return [
+        np.einsum("nij,nj->ni", turn, pose.pelvis + lowest_foot(pose.joints, turn))
+        for turn, pose in zip(turns, poses, strict=True)
+    ]
+
+
+def heights_on_one_floor(
+    camera: Camera,
+    poses: list[PoseSequence],
+    tracks: list[Track],
+    people: TrackingResult,
+    body: BodyData,
+    heights: dict[int, float],
+) -> dict[int, float]:
+    """How tall, m, those are by id whose ``heights`` nobody told, if their feet are on the floor
+    that others stand on, too, before a camera that stays in its place."""
+    if camera.travels:
+        return {}
+    rows = [camera_rows(camera, track.frames, people) for track in tracks]
+    feet = [np.median(place, axis=0) for place in feet_places(camera.rotation, rows, poses)]
+    feet = np.array(feet).reshape(-1, 3)
+    known = np.array([track.id in heights for track in tracks], bool)
+    larger = sizes_on_one_floor(
+        -feet[:, 1], np.linalg.norm(feet[:, [0, 2]], axis=1), known, camera.up_error
+    )
+    tall = [
+        float(np.clip(body.height(pose.betas[0]) * size, *HEIGHTS))
+        for pose, size in zip(poses, larger, strict=True)
+    ]
+    return {
+        track.id: height
+        for track, height, size in zip(tracks, tall, larger, strict=True)
+        if size != 1 and track.id not in heights
+    }
 
 
 def at_constant_rate(
@@ -710,6 +765,7 @@ def describe(
     camera: Camera,
     tracks: list[Track],
     heights: dict[int, float],
+    on_floor: dict[int, float],
     agreements: list[dict[str, Any]],
     scenes: list[Scene],
     motions: list[Motion],
@@ -753,7 +809,11 @@ def describe(
                 "last_frame": int(track.frames[-1]),
                 "output_frames": len(motion),
                 "height_m": round(body.height(motion.betas), 3),
-                "height_source": "given" if track.id in heights else "seen, a guess",
+                "height_source": "given"
+                if track.id in heights
+                else "seen against others on the floor, a guess"
+                if track.id in on_floor
+                else "seen, a guess",
                 "joint_agreement": agreement,
                 **motion_figures(motion),
                 "path_source": scene.path_source,

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, forward_kinematics, yaw_matrix
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
+from ropetp_cli.camera.floor import sizes_on_one_floor
 from ropetp_cli.camera.focal import ASSUMED, GIVEN, choose_focal
 from ropetp_cli.camera.gravity import (
     DOWN,
@@ -363,6 +364,43 @@ class TestGravity:
             for told in ([(one, 0.03), (two, 0.03)], [(one, 0.03), (two, 0.03), (two, 0.03)])
         ]
         assert 2 < tilts[0] < tilts[1] < 5
+
+
+class TestOneFloor:
+    NOBODY_KNOWN = np.zeros(2, bool)
+    AWAY = np.array([4.0, 5.0])
+
+    def test_who_is_thought_too_tall_stands_too_deep(self):
+        tall, small = sizes_on_one_floor(np.array([1.6, 1.9]), self.AWAY, self.NOBODY_KNOWN, 0.01)
+        assert 0.8 < small < 1 < tall < 1.2
+        assert 1.9 * small == pytest.approx(1.6 * tall, rel=0.05)
+
+    def test_a_known_size_tells_the_others(self):
+        known = np.array([True, False])
+        one, other = sizes_on_one_floor(np.array([1.6, 1.8]), self.AWAY, known, 0.01)
+        assert one == pytest.approx(1.0, abs=0.005)
+        assert 1.8 * other == pytest.approx(1.6, rel=0.04)
+
+    def test_the_less_is_believed_the_less_is_known_of_up(self):
+        sizes = [
+            sizes_on_one_floor(np.array([1.6, 1.8]), self.AWAY, self.NOBODY_KNOWN, off)[0]
+            for off in (0.005, 0.03, 0.3)
+        ]
+        assert sizes[0] > sizes[1] > sizes[2] > 1
+
+    @pytest.mark.parametrize("below", [[1.6, -0.2], [1.6, 0.1], [1.6, 3.2]])
+    def test_who_stands_on_a_wall_or_in_a_pit_is_as_tall_as_thought(self, below):
+        found = sizes_on_one_floor(np.array(below), self.AWAY, self.NOBODY_KNOWN, 0.01)
+        assert found == pytest.approx([1.0, 1.0])
+
+    def test_of_three_the_one_on_a_platform_is_left_out(self):
+        below, away = np.array([1.6, 1.65, 0.8]), np.array([4.0, 5.0, 4.0])
+        found = sizes_on_one_floor(below, away, np.zeros(3, bool), 0.01)
+        assert found[2] == 1 and found[0] > 1 > found[1]
+
+    def test_alone_and_nobody(self):
+        assert sizes_on_one_floor(np.array([1.6]), np.array([4.0]), np.zeros(1, bool), 0.01) == [1]
+        assert len(sizes_on_one_floor(np.zeros(0), np.zeros(0), np.zeros(0, bool), 0.01)) == 0
 
 
 class TestPlacement:

@@ -28,14 +28,15 @@ from ropetp_cli.assembly import (
 )
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from ropetp_cli.camera.gravity import LEVEL
+from ropetp_cli.body.skeleton import NUM_BETAS
+from ropetp_cli.camera.gravity import LEVEL, lowest_foot
 from ropetp_cli.cli import group, main
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.motion import compare_run
 from ropetp_cli.motion import Camera, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.tracker import TrackingResult
-from ropetp_cli.pipeline import CaptureOptions, before_camera, capture
-from ropetp_cli.rope.predictor import CropPoses, RopePredictor
+from ropetp_cli.pipeline import CaptureOptions, before_camera, capture, heights_on_one_floor
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.temporal import TemporalRefiner, TemporalRope
 from ropetp_cli.trajectory.fusion import FOOT_HEIGHT
 from ropetp_cli.video.writer import VideoWriter
@@ -210,6 +211,44 @@ def test_only_what_an_option_touches_is_run_again(clip, done, tmp_path):
     assert capture(clip, out, options).report["reused"] == stages[:2]
     options.focal_px = 900.0
     assert capture(clip, out, options).report["reused"] == stages[:1]
+
+
+def test_of_two_people_on_one_floor_the_smaller_is_found_smaller():
+    """A child seen as what it is not, a grown-up farther away, before a level camera 1.6 m high."""
+    body, count = load_body(), 5
+    rest, tall = body.rest_joints(np.zeros(NUM_BETAS)), body.height(np.zeros(NUM_BETAS))
+    upright = np.tile(np.eye(3), (count, 24, 1, 1))
+    upright[:, 0] = LEVEL
+    joints = posed_joints(upright, np.tile(rest, (count, 1, 1)))
+    drop = lowest_foot(joints, np.tile(LEVEL, (count, 1, 1)))[0, 1]  # of the feet below the pelvis
+
+    def person(size: float, away: float) -> PoseSequence:
+        """One ``size`` times as tall as a grown-up, taken for one."""
+        place = np.array([0.0, 1.6 - size * drop, away]) / size
+        told = np.zeros((count, 24, 2)), np.ones((count, 24)), np.zeros((count, 3))
+        betas = np.zeros((count, NUM_BETAS))
+        return PoseSequence(
+            upright, betas, joints, np.tile(place, (count, 1)), *told, np.ones((count, 2))
+        )
+
+    frames = np.arange(count)
+    tracks = [
+        Track(number, frames, np.zeros((count, 4)), np.ones(count), np.zeros((count, 17, 3)),
+              np.ones(count, bool))
+        for number in (1, 2)
+    ]  # fmt: skip
+    info = VideoInfo("x.mp4", 640, 480, 30.0, count, 0)
+    people = TrackingResult(tracks, frames / 30, frames, info)
+    camera = Camera(800.0, np.array([320.0, 240.0]), LEVEL[None], up_error=0.01)
+    poses = [person(1.0, 4.0), person(0.85, 3.0)]
+
+    told = heights_on_one_floor(camera, poses, tracks, people, body, {1: tall})
+    assert set(told) == {2} and 0.83 < told[2] / tall < 0.91
+    guessed = heights_on_one_floor(camera, poses, tracks, people, body, {})
+    assert guessed[2] / guessed[1] == pytest.approx(0.85, rel=0.04)
+    assert (
+        heights_on_one_floor(replace(camera, travels=True), poses, tracks, people, body, {}) == {}
+    )
 
 
 def test_a_killed_capture_goes_on_where_it_was(clip, done, tmp_path, monkeypatch):
