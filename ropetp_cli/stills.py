@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image
 
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import matrix_to_axis_angle
@@ -25,6 +26,8 @@ from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+#: Exif's FocalLengthIn35mmFilm, and what it may be, mm: 0 stands for unknown.
+FOCAL_LENGTH_35MM, SHORTEST_MM, LONGEST_MM = 0xA405, 8.0, 2000.0
 Boxes = dict[str, np.ndarray]
 
 
@@ -78,9 +81,10 @@ def pose_images(
 
     ``boxes`` by image name (with or without its directory) says who is there; the detector then
     only looks for keypoints inside each. The focal length, which tells how near people are, is as
-    in :func:`~ropetp_cli.camera.focal.choose_focal`. Keys: image [n], boxes [n, 4], joints2d [n,
-    24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), pelvis [n, 3] m before the camera,
-    focal_px [n], poses [n, 72], betas [n, 10], cam [n, 3] in the crop, confidence [n], body.
+    in :func:`~ropetp_cli.camera.focal.choose_focal`, or as Exif data state it. Keys: image [n],
+    boxes [n, 4], joints2d [n, 24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), pelvis
+    [n, 3] m before the camera, focal_px [n], poses [n, 72], betas [n, 10], cam [n, 3] in the crop,
+    confidence [n], body.
     Returns how many people, in how many images that could be read, and a line for every image that
     was left out. Raises NobodyFound when nobody is left, RopeTPError when no image can be read.
     """
@@ -117,11 +121,7 @@ def pose_images(
             centers.extend(where)
             sizes.extend(side)
             size = frame.shape[1], frame.shape[0]
-            read = None
-            if focal_px is None and focal_mm is None:
-                read = read_perspective(straight_edges(frame, found), size)
-            told = [read.focal] if read is not None and read.focal is not None else []
-            focal = choose_focal(size, focal_px, focal_mm, told)[0]
+            focal = _focal_of(path, frame, found, focal_px, focal_mm)
             middle = np.array(size) / 2
             widths.extend(widths_at_one_metre(where, side, focal, middle))
             turns.extend(look_along(where, focal, middle))
@@ -156,6 +156,31 @@ def pose_images(
             body=np.array(body.label),
         )
     return len(names), len(images) - unread, notes
+
+
+def _focal_of(
+    path: Path, frame: np.ndarray, boxes: np.ndarray, px: float | None, mm: float | None
+) -> float:
+    """The focal length, px, of a picture: as given, as its camera wrote it down, as the straight
+    edges in it say, or as assumed."""
+    size, read = (frame.shape[1], frame.shape[0]), []
+    if px is None and mm is None:
+        mm = stated_focal_mm(path)
+    if px is None and mm is None:
+        seen = read_perspective(straight_edges(frame, boxes), size)
+        read = [seen.focal] if seen is not None and seen.focal is not None else []
+    return choose_focal(size, px, mm, read)[0]
+
+
+def stated_focal_mm(path: Path) -> float | None:
+    """The focal length, mm, 35 mm equivalent, in a picture's Exif data; None where there is none
+    or it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            stated = float(picture.getexif().get_ifd(ExifTags.IFD.Exif)[FOCAL_LENGTH_35MM])
+    except Exception:  # Pillow raises whatever it stumbles over in damaged Exif data
+        return None
+    return stated if SHORTEST_MM <= stated <= LONGEST_MM else None
 
 
 def _boxes_of(path: Path, boxes: Boxes) -> np.ndarray:

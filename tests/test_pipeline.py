@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from ropetp_cli import load_motion, pipeline
 from ropetp_cli.assembly import (
@@ -38,6 +39,7 @@ from ropetp_cli.people.tracker import TrackingResult
 from ropetp_cli.pipeline import CaptureOptions, before_camera, capture, heights_on_one_floor
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.temporal import TemporalRefiner, TemporalRope
+from ropetp_cli.stills import FOCAL_LENGTH_35MM, stated_focal_mm
 from ropetp_cli.trajectory.fusion import FOOT_HEIGHT
 from ropetp_cli.video.writer import VideoWriter
 
@@ -346,6 +348,28 @@ def test_stills_know_where_people_are(tmp_path):
     assert (longer["pelvis"][:, 2] > 1.5 * read["pelvis"][:, 2]).all()
     diagonals = [np.hypot(*pictures[name].shape[:2]) for name in read["image"]]
     assert posed("--focal-mm", "43.27")["focal_px"] == pytest.approx(diagonals, rel=1e-3)
+
+
+def test_a_photo_s_camera_says_how_long_its_lens_is(tmp_path):
+    def stated(value: object) -> float | None:
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[FOCAL_LENGTH_35MM] = value
+        Image.fromarray(photo()[..., ::-1]).save(tmp_path / "a.jpg", exif=exif)
+        return stated_focal_mm(tmp_path / "a.jpg")
+
+    assert stated(0) is None and stated(60000) is None
+    assert stated(26) == 26
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": [[48, 398, 246, 904]]}))
+    arguments = ["pose", str(tmp_path / "a.jpg"), "--boxes", str(tmp_path / "boxes.json"),
+                 "-o", str(tmp_path / "poses.npz")]  # fmt: skip
+    assert CliRunner().invoke(group, arguments, catch_exceptions=False).exit_code == 0
+    with np.load(tmp_path / "poses.npz") as found:
+        assert found["focal_px"] == pytest.approx([26 / 43.27 * 1350], rel=1e-3)
+    Image.fromarray(photo()).save(tmp_path / "plain.png")
+    assert stated_focal_mm(tmp_path / "plain.png") is None
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[:40] + bytes(60) + whole[100:])
+    assert stated_focal_mm(tmp_path / "half.jpg") is None
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:

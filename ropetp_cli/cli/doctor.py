@@ -20,7 +20,7 @@ REQUIRED = {
     "numpy": "numpy", "scipy": "scipy", "torch": "torch", "torchvision": "torchvision",
     "timm": "timm", "smplx": "smplx", "safetensors": "safetensors", "cv2": "opencv-python>=5.0",
     "ultralytics": "ultralytics", "lap": "lap", "mujoco": "mujoco", "pygltflib": "pygltflib",
-    "av": "av",
+    "av": "av", "PIL": "pillow",
 }  # fmt: skip
 #: Modules that cannot be imported where another one is broken: that one is to be mended.
 LEANS_ON = {
