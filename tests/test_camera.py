@@ -367,40 +367,47 @@ class TestGravity:
 
 
 class TestOneFloor:
-    NOBODY_KNOWN = np.zeros(2, bool)
-    AWAY = np.array([4.0, 5.0])
+    AWAY = np.array([4.0, 5.0, 4.5])
+
+    def sizes(self, *below: float, known: int = 0, tilted: float = 0.01) -> np.ndarray:
+        """By how much they are larger, of whom the first so many are ``known``."""
+        count = len(below)
+        return sizes_on_one_floor(
+            np.array(below), self.AWAY[:count], np.arange(count) < known, tilted
+        )
 
     def test_who_is_thought_too_tall_stands_too_deep(self):
-        tall, small = sizes_on_one_floor(np.array([1.6, 1.9]), self.AWAY, self.NOBODY_KNOWN, 0.01)
+        tall, small = self.sizes(1.6, 1.9)
         assert 0.8 < small < 1 < tall < 1.2
-        assert 1.9 * small == pytest.approx(1.6 * tall, rel=0.05)
+        assert 1.9 * small == pytest.approx(1.6 * tall, rel=0.08)
+
+    def test_rather_one_is_short_than_the_other_a_giant(self):
+        tall, small = self.sizes(1.6, 2.0)
+        assert 1 - small > 1.5 * (tall - 1)
 
     def test_a_known_size_tells_the_others(self):
-        known = np.array([True, False])
-        one, other = sizes_on_one_floor(np.array([1.6, 1.8]), self.AWAY, known, 0.01)
+        one, other = self.sizes(1.6, 1.9, known=1)
         assert one == pytest.approx(1.0, abs=0.005)
-        assert 1.8 * other == pytest.approx(1.6, rel=0.04)
+        assert 1.9 * other == pytest.approx(1.6, rel=0.08)
 
     def test_the_less_is_believed_the_less_is_known_of_up(self):
-        sizes = [
-            sizes_on_one_floor(np.array([1.6, 1.8]), self.AWAY, self.NOBODY_KNOWN, off)[0]
-            for off in (0.005, 0.03, 0.3)
-        ]
-        assert sizes[0] > sizes[1] > sizes[2] > 1
+        smaller = [self.sizes(1.6, 1.8, tilted=off)[1] for off in (0.005, 0.03, 0.3)]
+        assert smaller[0] < smaller[1] < smaller[2] < 1
 
-    @pytest.mark.parametrize("below", [[1.6, -0.2], [1.6, 0.1], [1.6, 3.2]])
+    def test_all_as_deep_are_as_tall_as_thought(self):
+        assert self.sizes(1.6, 1.6, 1.6) == pytest.approx([1.0, 1.0, 1.0], abs=0.01)
+
+    @pytest.mark.parametrize("below", [-0.2, 0.1, 0.7, 3.2])
     def test_who_stands_on_a_wall_or_in_a_pit_is_as_tall_as_thought(self, below):
-        found = sizes_on_one_floor(np.array(below), self.AWAY, self.NOBODY_KNOWN, 0.01)
-        assert found == pytest.approx([1.0, 1.0])
+        assert self.sizes(1.6, below).tolist() == [1.0, 1.0]
 
     def test_of_three_the_one_on_a_platform_is_left_out(self):
-        below, away = np.array([1.6, 1.65, 0.8]), np.array([4.0, 5.0, 4.0])
-        found = sizes_on_one_floor(below, away, np.zeros(3, bool), 0.01)
-        assert found[2] == 1 and found[0] > 1 > found[1]
+        found = self.sizes(1.6, 1.65, 0.8)
+        assert found[2] == 1 and found[0] > found[1]
 
     def test_alone_and_nobody(self):
-        assert sizes_on_one_floor(np.array([1.6]), np.array([4.0]), np.zeros(1, bool), 0.01) == [1]
-        assert len(sizes_on_one_floor(np.zeros(0), np.zeros(0), np.zeros(0, bool), 0.01)) == 0
+        assert self.sizes(1.6) == [1]
+        assert len(self.sizes()) == 0
 
 
 class TestPlacement:

@@ -247,7 +247,7 @@ def test_of_two_people_on_one_floor_the_smaller_is_found_smaller():
     told = heights_on_one_floor(camera, poses, tracks, people, body, {1: tall})
     assert set(told) == {2} and 0.83 < told[2] / tall < 0.91
     guessed = heights_on_one_floor(camera, poses, tracks, people, body, {})
-    assert guessed[2] / guessed[1] == pytest.approx(0.85, rel=0.04)
+    assert guessed[2] / guessed[1] == pytest.approx(0.85, rel=0.06)
     assert (
         heights_on_one_floor(replace(camera, travels=True), poses, tracks, people, body, {}) == {}
     )

@@ -1,17 +1,19 @@
-"""Whose feet are on one floor. A camera does not tell a tall person far away from a short one near
-by, but whoever is taken for too tall stands too deep below the camera: of people who stand on one
+"""How tall people are who stand on one floor. A camera does not tell a tall person far away from a
+short one near by, but who is taken for too tall stands too deep below the camera: of people on one
 floor, only one size each, relative to one another, puts all their feet there."""
 
 import numpy as np
 
-#: By how much, as a logarithm, a body's size is off that was guessed, and one that is known.
-GUESSED, KNOWN = 0.08, 0.005
-#: How far, m, the lowest foot in the median is off the floor: soles, steps, poses.
+#: Sizes of people, as logarithms, about what Rope takes them for: share, mean and spread of those
+#: who are as most are, and of children and short people. And of those whose size is known.
+GUESSED = np.array([[0.9, 0.0, 0.06], [0.1, -0.15, 0.1]])
+KNOWN = np.array([[1.0, 0.0, 0.005]])
+#: How likely, by the same unit, it is that somebody stands on something else: one in ten.
+ELSEWHERE = 0.1 * 0.8
+#: How far, m, the lowest foot is off the floor in the median: soles, steps, poses.
 FOOT = 0.05
-#: Whoever is at least so far below the camera, m, can be told by it.
+#: Whose feet are less below the camera, m, it sees on no floor.
 BELOW = 0.3
-#: What it costs to stand elsewhere, as a logarithm of how rare that is.
-ELSEWHERE = 4.0
 
 
 def sizes_on_one_floor(
@@ -21,23 +23,31 @@ def sizes_on_one_floor(
 
     ``below`` [P] m: how far everybody's feet are below the camera at the size they are taken for;
     ``away`` [P] m along the ground; ``known`` [P] bool: whose size is known; ``tilted`` rad: by how
-    much up may be off. The camera is exp(h) m above the floor for the h of least
-
-        sum_p min((h - log below_p)^2 / (2 (size_p^2 + foot_p^2)), ELSEWHERE),
-
-    size_p being how well a size and foot_p how well a foot's place is known, as a logarithm.
+    much up may be off. A floor exp(h) m below the camera makes the logarithm of a size h -
+    log(below); every h counts as much as it is likely by what all sizes then are. Who more likely
+    stands on something else is as tall as thought.
     """
-    sizes = np.ones(len(below))
+    factors = np.ones(len(below))
     told = np.flatnonzero(below > BELOW)
     if len(told) < 2:
-        return sizes
+        return factors
     depth = np.log(below[told])
     foot = np.hypot(FOOT, tilted * away[told]) / below[told]
-    size = np.where(known[told], KNOWN, GUESSED)
-    heights = np.linspace(depth.min(), depth.max(), 501)[:, None]
-    cost = (heights - depth) ** 2 / (2 * (size**2 + foot**2))
-    best = np.minimum(cost, ELSEWHERE).sum(axis=1).argmin()
-    there = cost[best] < ELSEWHERE
-    share = size**2 / (size**2 + foot**2)
-    sizes[told[there]] = np.exp(share * (heights[best] - depth))[there]
-    return sizes
+    floor = np.linspace(depth.min(), depth.max(), 201)
+    likely, there, larger = np.zeros((3, len(told), len(floor)))
+    for p, person in enumerate(told):
+        share, mean, spread = (KNOWN if known[person] else GUESSED).T[..., None]
+        off, variance = floor - depth[p] - mean, spread**2 + foot[p] ** 2
+        each = share * np.exp(-(off**2) / variance / 2) / np.sqrt(2 * np.pi * variance)
+        likely[p] = np.log(each.sum(axis=0) + ELSEWHERE)
+        there[p] = each.sum(axis=0) / (each.sum(axis=0) + ELSEWHERE)
+        larger[p] = (each * (mean + off * spread**2 / variance)).sum(axis=0) / each.sum(axis=0)
+    weight = np.exp(likely.sum(axis=0) - likely.sum(axis=0).max())
+    weight = there * weight / weight.sum()
+    sure = weight.sum(axis=1)
+    on_it = told[sure > 0.5]
+    if len(on_it) < len(told):  # what the others would be on it says nothing
+        factors[on_it] = sizes_on_one_floor(below[on_it], away[on_it], known[on_it], tilted)
+    else:
+        factors[told] = np.exp((weight * larger).sum(axis=1) / sure)
+    return factors
