@@ -26,7 +26,7 @@ from ropetp_cli.body.rotations import slerp
 from ropetp_cli.body.skeleton import NUM_BETAS
 from ropetp_cli.camera.background import BackgroundMotion, BackgroundTracker
 from ropetp_cli.camera.floor import sizes_on_one_floor
-from ropetp_cli.camera.focal import GIVEN, choose_focal
+from ropetp_cli.camera.focal import choose_focal
 from ropetp_cli.camera.gravity import (
     LEVEL,
     UPRIGHT_ERROR,
@@ -101,8 +101,9 @@ BEGINS = {
 }
 #: What their results are made of.
 KEPT = (TrackingResult, Track, VideoInfo, Perspective, CropPoses, BackgroundMotion, Scene)
-#: How tall, m, people may be whose height nobody told.
-HEIGHTS = 1.25, 2.15
+#: How tall, m, people may be whose height nobody told. Feet are seen of whom so much is trusted;
+#: whose size differs by less is as tall as thought.
+HEIGHTS, SEEN, LIKE_OTHERS = (1.25, 2.15), 0.25, 0.01
 #: Straight edges are read in one frame for so many s, in at most so many.
 READ_SECONDS, MOST_READ = 2.0, 6
 
@@ -227,11 +228,11 @@ def capture(
     )
     tracks, answers = within_sight(tracks, answers, people)
     still = background is None or not background.moving
-    told = answers, tracks, body, people, models.refiner, still, heights
-    upright = before_camera(camera, *told)
+    told = answers, tracks, body, people, models.refiner, still
+    upright = before_camera(camera, *told, heights)
     camera = find_gravity(camera, background, edges, upright, tracks, people, options)
     on_floor = heights_on_one_floor(camera, upright, tracks, people, body, heights)
-    poses = before_camera(camera, *told[:-1], heights | on_floor, levelled=True)
+    poses = before_camera(camera, *told, heights | on_floor, levelled=True)
     del answers, told, upright  # an hour of them is 300 MB a person
     agreements = [
         joint_agreement(pose.joints2d, track.keypoints, track.boxes)
@@ -300,8 +301,12 @@ def find_people(
 def read_edges(
     video: str | Path, people: TrackingResult, options: CaptureOptions, clock: "Clock"
 ) -> list[Perspective]:
-    """What straight edges say of the camera in some frames, spread over the video."""
-    focal, error, _ = choose_focal(people.info.size, options.focal_px, options.focal_mm)
+    """What straight edges say of the camera in some frames, spread over the video. Nothing of one
+    whose people were found in turned frames: who lay, they or the camera, is not known."""
+    if people.turn:
+        return []
+    given = options.focal_px is not None or options.focal_mm is not None
+    focal = choose_focal(people.info.size, options.focal_px, options.focal_mm)[0]
     span = people.timestamps[-1] - people.timestamps[0]
     wanted = round(float(np.clip(span / READ_SECONDS, 1, MOST_READ)))
     rows = (np.arange(wanted) + 0.5) / wanted * len(people.timestamps)
@@ -313,8 +318,7 @@ def read_edges(
         for index, _, frame in reader:
             if index in frames:
                 seen = straight_edges(frame, boxes_at(people.tracks, index)[1])
-                known = focal if error == GIVEN else None
-                read = read_perspective(seen, people.info.size, known, people.turn)
+                read = read_perspective(seen, people.info.size, focal if given else None)
                 found += [replace(read, frame=index)] if read is not None else []
                 advance(1)
             if index >= max(frames):
@@ -541,7 +545,7 @@ def find_gravity(
         people.fps, verticals,
     )  # fmt: skip
     off = edges_agree(world, verticals)
-    error = UPRIGHT_ERROR if off is None else off
+    error = UPRIGHT_ERROR if off is None else min(off, UPRIGHT_ERROR)
     travels = options.camera == "moving" or (moving and background.travels)
     if not travels:
         places = feet_places(world, frames, poses)
@@ -576,24 +580,23 @@ def heights_on_one_floor(
     heights: dict[int, float],
 ) -> dict[int, float]:
     """How tall, m, those are by id whose ``heights`` nobody told, if their feet are on the floor
-    that others stand on, too, before a camera that stays in its place."""
-    if camera.travels:
+    that others stand on, too, before one camera that stays in its place."""
+    if camera.travels or people.cuts:
         return {}
     rows = [camera_rows(camera, track.frames, people) for track in tracks]
     feet = [np.median(place, axis=0) for place in feet_places(camera.rotation, rows, poses)]
     feet = np.array(feet).reshape(-1, 3)
-    known = np.array([track.id in heights for track in tracks], bool)
+    guessed = [np.median(trust(pose, people.info.size)) < SEEN for pose in poses]
     larger = sizes_on_one_floor(
-        -feet[:, 1], np.linalg.norm(feet[:, [0, 2]], axis=1), known, camera.up_error
+        np.where(guessed, 0.0, -feet[:, 1]),
+        np.linalg.norm(feet[:, [0, 2]], axis=1),
+        np.array([track.id in heights for track in tracks], bool),
+        camera.up_error,
     )
-    tall = [
-        float(np.clip(body.height(pose.betas[0]) * size, *HEIGHTS))
-        for pose, size in zip(poses, larger, strict=True)
-    ]
     return {
-        track.id: height
-        for track, height, size in zip(tracks, tall, larger, strict=True)
-        if size != 1 and track.id not in heights
+        track.id: float(np.clip(body.height(pose.betas[0]) * size, *HEIGHTS))
+        for track, pose, size in zip(tracks, poses, larger, strict=True)
+        if abs(size - 1) > LIKE_OTHERS and track.id not in heights
     }
 
 

@@ -1,6 +1,7 @@
 """Still images: people found or given as boxes, Rope on each, nothing assumed of time."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,8 +81,8 @@ def pose_images(
     """Poses of everybody in ``images``, written to ``out`` as one npz.
 
     ``boxes`` by image name (with or without its directory) says who is there; the detector then
-    only looks for keypoints inside each. The focal length, which tells how near people are, is as
-    in :func:`~ropetp_cli.camera.focal.choose_focal`, or as Exif data state it. Keys: image [n],
+    only looks for keypoints inside each. The focal length, which tells how near people are, is
+    given, stated in Exif data, told by straight edges or assumed, in this order. Keys: image [n],
     boxes [n, 4], joints2d [n, 24, 2] px, joints3d [n, 24, 3] m (camera axes, pelvis at 0), pelvis
     [n, 3] m before the camera, focal_px [n], poses [n, 72], betas [n, 10], cam [n, 3] in the crop,
     confidence [n], body.
@@ -176,7 +177,7 @@ def stated_focal_mm(path: Path) -> float | None:
     """The focal length, mm, 35 mm equivalent, in a picture's Exif data; None where there is none
     or it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             stated = float(picture.getexif().get_ifd(ExifTags.IFD.Exif)[FOCAL_LENGTH_35MM])
     except Exception:  # Pillow raises whatever it stumbles over in damaged Exif data
         return None

@@ -88,6 +88,11 @@ def altered(folder: Path, name: str, change: str) -> dict[str, str]:
 
 BROKEN = {
     "lap is not installed": (lambda folder: missing(folder, "lap"), "lap", "pip install 'lap'"),
+    "a broken Pillow": (
+        lambda folder: shadow(folder, "PIL", "raise ImportError('libjpeg.so.8: cannot open')"),
+        "PIL",
+        "pip install",
+    ),
     "no GL library for OpenCV": (
         lambda folder: shadow(
             folder, "cv2", "raise ImportError('libGL.so.1: cannot open shared object file')"
@@ -155,7 +160,7 @@ def test_a_broken_setup_is_found_with_its_fix(tmp_path, fault):
     code, rows = ask(make(tmp_path))
     assert code == 1
     assert row in rows and fix in rows[row], rows
-    cascade = {"timm", "ultralytics", "smplx", row}
+    cascade = {"torchvision", "timm", "ultralytics", "smplx", row}
     assert set(rows) <= cascade, "only what is broken, and what leans on it"
 
 

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from filmed import seen_by, turning_rotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import ExifTags, Image
 from test_body import smpl_arrays
 
 from ropetp_cli import stages
@@ -35,7 +37,13 @@ from ropetp_cli.exchange.npz import load_motion, save_motion
 from ropetp_cli.motion import Motion
 from ropetp_cli.runs import files_of, is_finished, last_report
 from ropetp_cli.stages import NotStored
-from ropetp_cli.stills import read_boxes
+from ropetp_cli.stills import (
+    FOCAL_LENGTH_35MM,
+    LONGEST_MM,
+    SHORTEST_MM,
+    read_boxes,
+    stated_focal_mm,
+)
 from ropetp_cli.training.sightings import Sightings
 from ropetp_cli.video.writer import VideoWriter
 from ropetp_cli.weights import WeightFile, read_manifest
@@ -245,6 +253,23 @@ def test_boxes_of_any_json(tmp_path_factory, value):
     boxes = try_reader(read_boxes, path, json.dumps(value).encode())
     for rows in (boxes or {}).values():
         assert rows.shape[1] == 4 and np.isfinite(rows).all()
+
+
+@pytest.fixture(scope="module")
+def whole_photo() -> bytes:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[FOCAL_LENGTH_35MM] = 26
+    Image.new("RGB", (16, 16)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+@tried
+@given(data=st.data())
+def test_damaged_exif(tmp_path_factory, whole_photo, data):
+    path = tmp_path_factory.mktemp("f") / "photo.jpg"
+    with warnings.catch_warnings(action="error"):
+        stated = try_reader(stated_focal_mm, path, data.draw(damaged(whole_photo)))
+    assert stated is None or SHORTEST_MM <= stated <= LONGEST_MM
 
 
 @tried

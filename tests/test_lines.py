@@ -1,5 +1,7 @@
 """What straight edges say of the camera, on drawn rooms whose camera is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,10 @@ from hypothesis import strategies as st
 from ropetp_cli.body.rotations import axis_angle_to_matrix, yaw_matrix
 from ropetp_cli.camera.gravity import LEVEL
 from ropetp_cli.camera.lines import Perspective, read_perspective, straight_edges
+from ropetp_cli.motion import VideoInfo
+from ropetp_cli.people.tracker import TrackingResult
+from ropetp_cli.pipeline import CaptureOptions, Clock, choose_camera, find_gravity, read_edges
+from ropetp_cli.video.writer import VideoWriter
 
 SIZE = (960, 540)
 DIAGONAL = float(np.hypot(*SIZE))
@@ -57,7 +63,7 @@ def degrees_off(read: Perspective, world: np.ndarray) -> float:
 
 
 @given(
-    pitch=st.floats(-10, 35), roll=st.floats(-25, 25), turn=st.floats(10, 80),
+    pitch=st.floats(-10, 30), roll=st.floats(-20, 20), turn=st.floats(10, 80),
     zoom=st.floats(0.55, 1.2),
 )  # fmt: skip
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -85,13 +91,36 @@ def test_seen_straight_on_nothing_tells_the_lens_but_up_is_known():
     assert degrees_off(read, world) < 1.0
 
 
-def test_a_picture_on_its_side_is_read_turned():
-    world, focal = camera(10.0, 5.0), 0.8 * DIAGONAL
-    upright = drawn(boxes_before(world, 35.0), world, focal)
-    lying = np.ascontiguousarray(np.rot90(upright, -1))
-    read = read_perspective(straight_edges(lying, NOBODY), SIZE[::-1], turn=1)
-    to_lying = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    assert np.degrees(np.arccos(read.up @ to_lying @ world[1])) < 1.5
+def test_what_edges_say_reaches_the_camera(tmp_path):
+    """Of a video from its second half on, in which nobody is followed."""
+    world, focal, fps = camera(18.0, 9.0), 0.75 * DIAGONAL, 10.0
+    picture = drawn(boxes_before(world, 35.0), world, focal)
+    with VideoWriter(tmp_path / "room.mp4", SIZE, fps) as writer:
+        for _ in range(20):
+            writer.write(np.full_like(picture, 99))
+        for _ in range(20):
+            writer.write(picture)
+    options, frames = CaptureOptions(start=2.0), np.arange(20, 40)
+    info = VideoInfo("room.mp4", *SIZE, fps, 40, 0)
+    people = TrackingResult([], frames / fps, frames, info)
+    edges = read_edges(tmp_path / "room.mp4", people, options, Clock())
+    assert len(edges) == 1 and 20 <= edges[0].frame < 40
+
+    seen = choose_camera(people, options, edges)
+    assert seen.focal == pytest.approx(focal, rel=0.04) and "edges" in seen.focal_source
+    held = find_gravity(seen, None, edges, [], [], people, options)
+    assert np.degrees(np.arccos(held.rotation[0, 1] @ world[1])) < 1.5
+    assert "edges" in held.up_source and held.up_error < np.radians(2.5)
+    blind = find_gravity(seen, None, [], [], [], people, options)
+    assert "edges" not in blind.up_source
+    assert np.degrees(np.arccos(blind.rotation[0, 1] @ world[1])) > 10
+
+    told = CaptureOptions(start=2.0, focal_px=1.1 * focal)
+    edges = read_edges(tmp_path / "room.mp4", people, told, Clock())
+    assert choose_camera(people, told, edges).focal == 1.1 * focal
+    assert edges[0].focal == pytest.approx(1.1 * focal, rel=0.03)
+    lying = replace(people, turn=1)
+    assert read_edges(tmp_path / "room.mp4", lying, options, Clock()) == []
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,6 +144,11 @@ def test_edges_of_people_bars_and_an_empty_picture_are_left_out():
     seen = straight_edges(picture, NOBODY)
     assert len(seen) >= 4 and np.all((seen[:, 1] > 100) & (seen[:, 1] < 450))
     assert len(straight_edges(picture, np.array([[280.0, 130, 440, 420]]))) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (1, 1), (2, 3)])
+def test_pictures_too_thin_for_edges(shape):
+    assert len(straight_edges(np.zeros((*shape, 3), np.uint8), NOBODY)) == 0
 
 
 def test_edges_are_in_the_pixels_of_a_large_picture():

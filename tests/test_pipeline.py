@@ -248,9 +248,11 @@ def test_of_two_people_on_one_floor_the_smaller_is_found_smaller():
     assert set(told) == {2} and 0.83 < told[2] / tall < 0.91
     guessed = heights_on_one_floor(camera, poses, tracks, people, body, {})
     assert guessed[2] / guessed[1] == pytest.approx(0.85, rel=0.06)
-    assert (
-        heights_on_one_floor(replace(camera, travels=True), poses, tracks, people, body, {}) == {}
-    )
+    travelling, cut = replace(camera, travels=True), replace(people, cuts=[3])
+    assert heights_on_one_floor(travelling, poses, tracks, people, body, {}) == {}
+    assert heights_on_one_floor(camera, poses, tracks, cut, body, {}) == {}
+    poses[1].confidence[:] = 0.3  # feet that nobody saw
+    assert heights_on_one_floor(camera, poses, tracks, people, body, {}) == {}
 
 
 def test_a_killed_capture_goes_on_where_it_was(clip, done, tmp_path, monkeypatch):

@@ -41,7 +41,8 @@ def sizes_on_one_floor(
         each = share * np.exp(-(off**2) / variance / 2) / np.sqrt(2 * np.pi * variance)
         likely[p] = np.log(each.sum(axis=0) + ELSEWHERE)
         there[p] = each.sum(axis=0) / (each.sum(axis=0) + ELSEWHERE)
-        larger[p] = (each * (mean + off * spread**2 / variance)).sum(axis=0) / each.sum(axis=0)
+        size = mean + off * spread**2 / variance
+        larger[p] = (each * size).sum(axis=0) / np.maximum(each.sum(axis=0), 1e-300)
     weight = np.exp(likely.sum(axis=0) - likely.sum(axis=0).max())
     weight = there * weight / weight.sum()
     sure = weight.sum(axis=1)

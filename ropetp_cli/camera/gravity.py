@@ -72,10 +72,13 @@ def fuse_with_gravity(
 
     x_i and z_i being where camera i's right and front point in camera_0's axes. rho grows slowly
     with what is far off, so several answers may each contradict somebody; they are sought from
-    what everybody says. ``edges`` are what the straight ones of some pictures say.
+    what everybody says. What straight ``edges`` of some pictures say, adds the mean over these of
+
+        -log(exp(-|u - u_p|^2 / error_p^2 / 2) + exp(-MISREAD)).
     """
     told = [np.einsum("kij,kj->ki", rotation[f], u) for f, u in zip(frames, up, strict=True)]
     sideways = [_rolls_toward(u, rotation[f]) for f, u in zip(frames, told, strict=True)]
+    verticals = _verticals(rotation, edges)
 
     def cost(up: np.ndarray) -> float:
         up = up / np.linalg.norm(up)
@@ -85,11 +88,10 @@ def fuse_with_gravity(
         for balance, side, doubt in zip(told, sideways, error, strict=True):
             total += _imbalance(up, balance, side, doubt, fps)
         if edges:
-            total -= np.logaddexp(-_squared(up, *read).sum(axis=0) / 2, -MISREAD).mean()
+            total -= np.logaddexp(-_squared(up, *verticals).sum(axis=0) / 2, -MISREAD).mean()
         return total
 
-    read = _verticals(rotation, edges)
-    starts = [-rotation[0, :, 1], *(balance.mean(axis=0) for balance in told), *read[0]]
+    starts = [-rotation[0, :, 1], *(balance.mean(axis=0) for balance in told), *verticals[0]]
     found = [minimize(cost, start) for start in starts if np.linalg.norm(start) > 0.1]
     return level_rotation(min(found, key=lambda each: each.fun).x) @ rotation
 
@@ -169,9 +171,9 @@ def level_by_floor(
 
     ``rotation`` [3, 3] is what else is known of it and ``off``, rad, by how much that may be;
     ``places`` [N, 3] m each person's lowest foot about the camera in that world, ``trust`` [N]
-    0..1. Heights FLOOR_LAG apart are compared, so
-    that people may stand on different levels and a jump down one counts little. What the noise of
-    depths adds to the slope along the line of sight is taken out of the normal equations.
+    0..1. Heights FLOOR_LAG apart are compared, so that people may stand on different levels and a
+    jump down one counts little. What the noise of depths adds to the slope along the line of sight
+    is taken out of the normal equations.
     """
     slope = np.zeros(2)
     for _ in range(10):

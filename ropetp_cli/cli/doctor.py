@@ -17,15 +17,15 @@ Row = tuple[str, bool, str]
 
 #: Module -> what pip calls it. Each is imported, because a broken binary shows only then.
 REQUIRED = {
-    "numpy": "numpy", "scipy": "scipy", "torch": "torch", "torchvision": "torchvision",
-    "timm": "timm", "smplx": "smplx", "safetensors": "safetensors", "cv2": "opencv-python>=5.0",
-    "ultralytics": "ultralytics", "lap": "lap", "mujoco": "mujoco", "pygltflib": "pygltflib",
-    "av": "av", "PIL": "pillow",
+    "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "torch": "torch",
+    "torchvision": "torchvision", "timm": "timm", "smplx": "smplx", "safetensors": "safetensors",
+    "cv2": "opencv-python>=5.0", "ultralytics": "ultralytics", "lap": "lap", "mujoco": "mujoco",
+    "pygltflib": "pygltflib", "av": "av",
 }  # fmt: skip
 #: Modules that cannot be imported where another one is broken: that one is to be mended.
 LEANS_ON = {
-    "torchvision": ("torch",), "timm": ("torch", "torchvision"), "smplx": ("torch",),
-    "ultralytics": ("torch", "torchvision", "cv2"),
+    "torchvision": ("PIL", "torch"), "timm": ("PIL", "torch", "torchvision"), "smplx": ("torch",),
+    "ultralytics": ("PIL", "torch", "torchvision", "cv2"),
 }  # fmt: skip
 REINSTALL_TORCH = "pip install --force-reinstall torch torchvision"
 #: What an import's error says -> the fix that helps where installing it again does not.
