@@ -32,6 +32,7 @@ from ropetp_cli.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from ropetp_cli.body.skeleton import NUM_BETAS
 from ropetp_cli.camera.gravity import LEVEL, lowest_foot
 from ropetp_cli.cli import group, main
+from ropetp_cli.cli.capture import show_report
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.motion import compare_run
 from ropetp_cli.motion import Camera, PoseSequence, Track, VideoInfo
@@ -103,6 +104,13 @@ def test_every_promised_file_is_there(done):
 def test_people_agree_with_the_detectors_keypoints(done):
     shares = [person["joint_agreement"]["share"] for person in done.report["people"]]
     assert max(shares) > 0.6
+
+
+def test_a_focal_length_that_is_only_assumed_is_noted(done, capsys):
+    for source, noted in (("assumed (image diagonal)", True), ("read off straight edges", False)):
+        report = {**done.report, "camera": {**done.report["camera"], "focal_source": source}}
+        show_report(report, done.out)
+        assert ("--focal-mm" in capsys.readouterr().err) == noted
 
 
 def test_npz_is_consistent_with_the_body(done):

@@ -37,6 +37,9 @@ def show_report(report: dict[str, Any], out: Path) -> None:
     """Notes on stderr; one line a person and one a file on stdout."""
     for warning in report["warnings"]:
         click.echo(f"ropetp: note: {warning}", err=True)
+    if report["camera"]["focal_source"].startswith("assumed"):
+        note = "focal length assumed, distances with it; --focal-mm 26, say, if you know the lens"
+        click.echo(f"ropetp: note: {note}", err=True)
     for person in report["people"]:
         path, agreement = person["path"], person["joint_agreement"]
         guess = "" if person["height_source"] == "given" else " (a guess: --height)"
