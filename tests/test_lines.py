@@ -123,6 +123,26 @@ def test_what_edges_say_reaches_the_camera(tmp_path):
     assert read_edges(tmp_path / "room.mp4", lying, options, Clock()) == []
 
 
+@pytest.mark.parametrize("roll", [0.0, 12.0])
+def test_gravel_seen_from_the_side_says_nothing(roll):
+    """Hundreds of edges, all of them nearly level, of blotches on the floor."""
+    random, focal, world = np.random.default_rng(0), 0.8 * DIAGONAL, camera(8.0, roll)
+    blotches = np.zeros((1500, 1500), np.float32)
+    for size in (2, 5, 15):
+        coarse = random.normal(size=(1500 // size + 1, 1500 // size + 1)).astype(np.float32)
+        blotches += cv2.resize(coarse, (1500, 1500), interpolation=cv2.INTER_CUBIC)
+    u, v = np.meshgrid(*(np.arange(side) - side / 2 for side in SIZE))
+    rays = np.stack([u, v, np.full(u.shape, focal)], axis=-1) @ world.T
+    far = 1.5 / np.maximum(-rays[..., 1], 1e-3)
+    at = [(750 + 60 * far * rays[..., axis]).astype(np.float32) for axis in (0, 2)]
+    floor = cv2.remap(blotches, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    shown = np.where(rays[..., 1] < -0.02 * focal, 128 + 45 * floor, 200)
+    picture = cv2.cvtColor(np.clip(shown, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    edges = straight_edges(picture, NOBODY)
+    assert len(edges) > 100
+    assert read_perspective(edges, SIZE) is None
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_edges_that_run_anyhow_say_nothing(seed):
     random = np.random.default_rng(seed)

@@ -6,10 +6,11 @@ and Yuille, 1999; edges by von Gioi et al., 2010).
 An edge runs along one of the three directions, or anyhow. Directions R [3, 3] in the camera's axes
 (rows: up and two level ones) and a focal length f have, by all edges s, the likelihood
 
-    log p(R, f) = sum_s w_s log(1 - sum_k q_k + sum_k q_k N(a_sk; 0, sigma_s) pi),
+    log p(R, f) / p_0 = sum_s w_s log(1 - sum_k q_k + sum_k q_k N(a_sk; 0, sigma_s) / u_s),
 
 a_sk being the angle in the picture between edge s and the way from its middle to where direction k
-vanishes, q_k the share of edges that run along it, w_s how long the edge is.
+vanishes, q_k the share of edges that run along it, w_s how long the edge is, u_s how likely an edge
+of this picture runs about as this one does, for whatever reason.
 """
 
 from collections.abc import Callable
@@ -32,6 +33,9 @@ BAR, BAR_ANGLE = 0.6, 0.002
 SHARES, EDGE_ERROR = np.array([0.35, 0.2, 0.2]), np.radians(1.0)
 #: More edges than so many are of the same things and say no more.
 MOST_WORTH = 40.0
+#: Edges that run anyhow do so as those of the picture on the whole, smeared by so much, rad: the
+#: edges of gravel or grass, seen from the side, lie nearly level.
+SMEAR = np.radians(4.0)
 #: Focal lengths of cameras, in image diagonals, and the spread of their logarithm; of a given one.
 FOCAL, FOCAL_SPREAD, GIVEN_SPREAD = 0.8, 0.35, 0.01
 #: How far cameras are off level in roll and in pitch, rad; some are by far more. Less is made of
@@ -46,7 +50,7 @@ STARTS, APART, OTHER_LENS = 6, np.radians(6.0), 0.2
 #: What is believed: so many edges, that say so much each, and so much more than for another
 #: reading or lens; and of a focal length's logarithm so small an error. (Of views of panoramas with
 #: 20 to 59 edges one in eight was read wrong by more than 10 degrees, of others one in fifty.)
-EDGES, EVIDENCE, ODDS, FOCAL_ERROR = 60, 1.0, 3.0, 0.1
+EDGES, EVIDENCE, ODDS, FOCAL_ERROR = 60, 0.2, 3.0, 0.1
 #: What edges are off by beside what they say themselves: lenses bend them, rad.
 UP_ERROR = np.radians(1.0)
 
@@ -156,6 +160,7 @@ class _Edges:
     direction: np.ndarray  # [S, 2], unit
     length: np.ndarray  # [S] px of the picture that was worked on
     worth: np.ndarray  # [S]
+    usual: np.ndarray  # [S] how many edges, more than if they ran everywhere, run about as this one
 
     @classmethod
     def of(cls, edges: np.ndarray, size: tuple[int, int]) -> "_Edges":
@@ -163,9 +168,11 @@ class _Edges:
         length = np.linalg.norm(along, axis=1)
         worth = length / length.mean() * min(1.0, MOST_WORTH / len(edges))
         middle = ((edges[:, :2] + edges[:, 2:]) / 2 - np.array(size) / 2) / np.hypot(*size)
-        return cls(
-            middle, along / length[:, None], length * min(1.0, LONGEST_SIDE / max(size)), worth
-        )
+        turn = np.arctan2(along[:, 1], along[:, 0])
+        apart = np.abs((turn[:, None] - turn + np.pi / 2) % np.pi - np.pi / 2) / SMEAR
+        usual = np.exp(-(apart**2) / 2) @ worth / worth.sum() * np.sqrt(np.pi / 2) / SMEAR
+        scale = min(1.0, LONGEST_SIDE / max(size))
+        return cls(middle, along / length[:, None], length * scale, worth, usual)
 
     def longest(self, count: int) -> "_Edges":
         chosen = np.argsort(-self.length)[:count]
@@ -181,9 +188,9 @@ class _Edges:
         return np.exp(-((off / sigma) ** 2) / 2) * np.sqrt(np.pi / 2) / sigma
 
     def likelihood(self, *along: np.ndarray) -> np.ndarray:
-        """log p of edges that run ``along`` up and the two level directions, each [..., S]."""
+        """log p / p_0 of edges ``along`` up and the two level directions, each [..., S]."""
         mixed = sum(share * each for share, each in zip(SHARES, along, strict=True))
-        return (self.worth * np.log(1 - SHARES.sum() + mixed)).sum(axis=-1)
+        return (self.worth * np.log(1 - SHARES.sum() + mixed / self.usual)).sum(axis=-1)
 
 
 def _held(up: np.ndarray) -> np.ndarray:
