@@ -49,7 +49,7 @@ LONGER, LONGEST, PLAY = (-1.0, 0.0, 1.0), 120, np.radians(3.0)
 STARTS, APART, OTHER_LENS = 6, np.radians(6.0), 0.2
 #: What is believed: so many edges, that say so much each, and so much more than for another
 #: reading or lens; and of a focal length's logarithm so small an error. (Of views of panoramas with
-#: 20 to 59 edges one in eight was read wrong by more than 10 degrees, of others one in fifty.)
+#: 20 to 59 edges one in eight was read wrong by more than 10 degrees.)
 EDGES, EVIDENCE, ODDS, FOCAL_ERROR = 60, 0.2, 3.0, 0.1
 #: What edges are off by beside what they say themselves: lenses bend them, rad.
 UP_ERROR = np.radians(1.0)
