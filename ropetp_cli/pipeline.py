@@ -68,7 +68,7 @@ from ropetp_cli.runs import (
 )
 from ropetp_cli.stages import StageCache, Steps
 from ropetp_cli.trajectory.denoiser import TrajDenoiser, load_denoiser
-from ropetp_cli.trajectory.fusion import Sight, fuse_people
+from ropetp_cli.trajectory.fusion import SURE, Sight, fuse_people
 from ropetp_cli.trajectory.sampling import foot_contacts, regenerate_path
 from ropetp_cli.video.reader import VideoReader
 from ropetp_cli.weights import find_weights
@@ -101,9 +101,9 @@ BEGINS = {
 }
 #: What their results are made of.
 KEPT = (TrackingResult, Track, VideoInfo, Perspective, CropPoses, BackgroundMotion, Scene)
-#: How tall, m, people may be whose height nobody told. Feet are seen of whom so much is trusted;
-#: whose size differs by less is as tall as thought.
-HEIGHTS, SEEN, LIKE_OTHERS = (1.25, 2.15), 0.25, 0.01
+#: How tall, m, people may be whose height nobody told; whose size differs by less than this is as
+#: tall as thought.
+HEIGHTS, LIKE_OTHERS = (1.25, 2.15), 0.01
 #: Straight edges are read in one frame for so many s, in at most so many.
 READ_SECONDS, MOST_READ = 2.0, 6
 
@@ -260,18 +260,9 @@ def capture(
         files = write_motions(motions, body, out, options, clock)
         files += write_previews(video, motions, body, out, options, clock, overlay)
     report = describe(
-        people,
-        camera,
-        tracks,
-        heights,
-        on_floor,
-        agreements,
-        scenes,
-        motions,
-        physics,
-        body,
+        people, camera, tracks, heights, on_floor, agreements, scenes, motions, physics, body,
         options,
-    )
+    )  # fmt: skip
     report |= {
         "key": run_key(made_of),
         "source": source,
@@ -586,7 +577,7 @@ def heights_on_one_floor(
     rows = [camera_rows(camera, track.frames, people) for track in tracks]
     feet = [np.median(place, axis=0) for place in feet_places(camera.rotation, rows, poses)]
     feet = np.array(feet).reshape(-1, 3)
-    guessed = [np.median(trust(pose, people.info.size)) < SEEN for pose in poses]
+    guessed = [np.median(trust(pose, people.info.size)) < SURE for pose in poses]
     larger = sizes_on_one_floor(
         np.where(guessed, 0.0, -feet[:, 1]),
         np.linalg.norm(feet[:, [0, 2]], axis=1),

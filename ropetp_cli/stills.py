@@ -165,9 +165,7 @@ def _focal_of(
     """The focal length, px, of a picture: as given, as its camera wrote it down, as the straight
     edges in it say, or as assumed."""
     size, read = (frame.shape[1], frame.shape[0]), []
-    if px is None and mm is None:
-        mm = stated_focal_mm(path)
-    if px is None and mm is None:
+    if px is None and mm is None and (mm := stated_focal_mm(path)) is None:
         seen = read_perspective(straight_edges(frame, boxes), size)
         read = [seen.focal] if seen is not None and seen.focal is not None else []
     return choose_focal(size, px, mm, read)[0]
