@@ -47,12 +47,11 @@ from ropetp_cli.exchange.npz import AMASS_FPS, check_layout
 from ropetp_cli.files import discard_drafts, writable_directory, write_json
 from ropetp_cli.motion import Camera, Motion, PoseSequence, Track, VideoInfo
 from ropetp_cli.people.crops import crop_batch, crop_to_frame, keypoints_to_crop, square_crop
-from ropetp_cli.people.detector import Detector
+from ropetp_cli.people.detector import Detector, crowded
 from ropetp_cli.people.tracker import TrackingResult, follow_people
 from ropetp_cli.physics import simulate
 from ropetp_cli.report import joint_agreement, motion_figures
 from ropetp_cli.rope.bridge import bridged, in_sight
-from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.smoothing import smooth_points, smooth_rotations, steady_betas
 from ropetp_cli.rope.temporal import TemporalRefiner, as_seen, load_temporal
@@ -167,10 +166,9 @@ class Models:
     def __init__(self, options: CaptureOptions):
         self.device = choose_device(options.device)
         self.body = load_body(options.body)
-        self.rope = RopePredictor(
-            load_rope(find_weights("rope", options.weights), self.body), self.device,
-            quick=options.quick, reach=NEAR,
-        )  # fmt: skip
+        self.rope = RopePredictor.from_weights(
+            self.body, options.weights, self.device, quick=options.quick, reach=NEAR
+        )
         self.refiner = TemporalRefiner(
             load_temporal(find_weights("temporal", options.weights)), self.device
         )
@@ -368,21 +366,24 @@ def estimate_poses(
     waiting: list[np.ndarray] = []
     keypoints: list[np.ndarray] = []
     widths: list[float] = []
+    hidden: list[bool] = []
 
     def flush(advance: Advance) -> None:
         count = min(options.batch_size, len(waiting))
-        batch = np.stack(waiting[:count]), np.stack(keypoints[:count]), np.array(widths[:count])
-        looked.append(steps(rope.predict, *batch))
+        given = (waiting, keypoints, widths, hidden)
+        looked.append(steps(rope.predict, *(np.array(values[:count]) for values in given)))
         advance(count)
-        del waiting[:count], keypoints[:count], widths[:count]
+        for values in given:
+            del values[:count]
 
     with (
         VideoReader(video, options.start, options.end) as reader,
         clock("pose", sum(map(len, tracks))) as advance,
     ):
         for index, _, frame in reader:
+            everybody, around = boxes_at(people.tracks, index)
             if background is not None:
-                background.add(frame, boxes_at(people.tracks, index)[1])
+                background.add(frame, around)
             here, boxes = boxes_at(tracks, index)
             if here:
                 crops, centers, sizes = crop_batch(frame, boxes)
@@ -390,6 +391,8 @@ def estimate_poses(
                 waiting.extend(crops)
                 keypoints.extend(keypoints_to_crop(found, centers, sizes))
                 widths.extend(widths_at_one_metre(centers, sizes, camera.focal, camera.center))
+                beside = {people.tracks[k].id for k in np.array(everybody)[crowded(around)]}
+                hidden.extend(tracks[k].id in beside for k in here)
                 owners.extend(here)
             # All of one size: a batch of a new size finds no room in the memory freed before.
             while len(waiting) >= options.batch_size:
@@ -478,8 +481,7 @@ def to_camera(
     joints2d = smooth_points(crop_to_frame(answer.joints2d, centers, sizes), fps)
     turn = look_along(centers, camera.focal, camera.center)
     about = pelvis_in_crops(answer.cam, widths, turn)
-    keypoints = keypoints_to_crop(track.keypoints, centers, sizes)
-    refined = refiner.refine(as_seen(answer, keypoints, turn, about, rest, fps, still), fps)
+    refined = refiner.refine(as_seen(answer, turn, about, rest, fps, still), fps)
     if up is not None:
         refined = refined.leaning(np.einsum("nji,nj->ni", turn, up), fps)
     refined.rotations[:, 0] = turn @ refined.rotations[:, 0]

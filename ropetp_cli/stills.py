@@ -23,7 +23,7 @@ from ropetp_cli.people.crops import (
     frame_to_crop,
     keypoints_to_crop,
 )
-from ropetp_cli.people.detector import Detector
+from ropetp_cli.people.detector import Detector, crowded
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -92,11 +92,12 @@ def pose_images(
     names, rows, notes, unread = [], [], [], 0
     answers: list[CropPoses] = []
     crops, keypoints, centers, sizes, widths, turns, focals = [], [], [], [], [], [], []
+    hidden: list[bool] = []
 
     def flush() -> None:
         if crops:
-            near = np.array(widths[-len(crops) :])
-            answers.append(rope.predict(np.stack(crops), np.stack(keypoints), near))
+            near, behind = (np.array(each[-len(crops) :]) for each in (widths, hidden))
+            answers.append(rope.predict(np.stack(crops), np.stack(keypoints), near, behind))
             crops.clear()
             keypoints.clear()
 
@@ -118,6 +119,7 @@ def pose_images(
             else:
                 seen = _keypoints_in(cut, found, where, side, detector)
             crops.extend(cut)
+            hidden.extend(crowded(found))
             keypoints.extend(keypoints_to_crop(seen, where, side))
             centers.extend(where)
             sizes.extend(side)

@@ -33,9 +33,7 @@ def seen_by(
     keypoints[:, :5] = 0  # nobody looks this way
     answer = CropPoses(
         seen, np.zeros((count, 10)), cam, np.zeros((count, NUM_JOINTS, 2)),
-        np.full((count, NUM_JOINTS), 0.9),
+        np.full((count, NUM_JOINTS), 0.9), keypoints,
     )  # fmt: skip
     turn = np.tile(np.eye(3), (count, 1, 1))
-    return sighting(
-        answer, keypoints, turn, np.full(count, 0.6), true, LEVEL, np.zeros(10), name, first
-    )
+    return sighting(answer, turn, np.full(count, 0.6), true, LEVEL, np.zeros(10), name, first)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
-from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, MIRROR
-from ropetp_cli.rope.alignment import align
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, LIMB_KEYPOINTS, LIMBS, MIRROR
+from ropetp_cli.rope.alignment import align, with_keypoints
 from ropetp_cli.rope.mirror import COCO_MIRROR, look_twice
 from ropetp_cli.rope.network import (
     Rope,
@@ -145,7 +145,7 @@ def test_a_turned_crop_gives_the_turned_answer(rope):
     span = 0.3
     image = perspective(output.joints, output.cam, torch.tensor([span / 0.75]))
     output.points = image
-    poses = RopePredictor(rope).answers(output, views, np.array([2 * span]))
+    poses = RopePredictor(rope).answers(output, views, np.array([2 * span]), np.zeros((1, 17, 3)))
     joints = rope.joints(torch.from_numpy(poses.rotations).float(), output.betas)
     cam = torch.from_numpy(poses.cam).float()
     again = perspective(joints, cam, torch.tensor([span]))
@@ -171,3 +171,28 @@ def test_mirrored_crops_get_mirrored_answers():
         return max((turned - one.rotations).abs().max(), (places - one.points).abs().max())
 
     assert apart(partial(look_twice, rope)) < 0.02 < 0.1 < apart(rope)
+
+
+def test_keypoints_pull_as_far_as_they_are_sure(rope):
+    """A sure keypoint moves a doubtful point all the way, an unsure one hardly, one that was not
+    seen not at all; one that contradicts a sure point is taken for somebody else's."""
+    output = posed(rope, {}, (0.8, 0.0, 0.0))
+    wrist, knee = JOINT_INDEX["left_wrist"], JOINT_INDEX["right_knee"]
+    output.log_spread = torch.full((1, 24), -1.5)
+    output.log_spread[0, knee] = -4.0
+    keypoints = torch.zeros(1, 17, 3)
+    for number, name in LIMB_KEYPOINTS.items():
+        keypoints[0, number, :2] = output.points[0, JOINT_INDEX[name]]
+    at = {name: number for number, name in LIMB_KEYPOINTS.items()}
+    keypoints[0, at["left_wrist"], 0] += 0.2
+    keypoints[0, at["right_knee"], 0] += 0.5
+    moved = {}
+    for score in (0.0, 0.05, 0.95):
+        keypoints[..., 2] = score
+        told = with_keypoints(output, keypoints, torch.ones(1))
+        moved[score] = (told.points - output.points)[0, :, 0]
+        narrower = (output.log_spread - told.log_spread)[0]
+        assert (narrower[LIMBS] >= 0).all() and not narrower[JOINT_INDEX["head"]]
+    assert moved[0.0].abs().max() < 1e-6
+    assert moved[0.05][wrist] < 0.08 < 0.19 < moved[0.95][wrist] < 0.2
+    assert moved[0.95][knee] < 0.05

@@ -34,7 +34,10 @@ def somersault(rest: np.ndarray) -> CropPoses:
     away = 2 / (scale * WIDTHS)
     seen = (joints[..., :2] + cam[:, None, 1:]) / (away[:, None, None] + joints[..., 2:])
     joints2d = seen * 2 / WIDTHS[:, None, None]
-    return CropPoses(rotations, np.zeros((COUNT, 10)), cam, joints2d, np.full((COUNT, 24), 0.8))
+    return CropPoses(
+        rotations, np.zeros((COUNT, 10)), cam, joints2d, np.full((COUNT, 24), 0.8),
+        np.zeros((COUNT, 17, 3)),
+    )  # fmt: skip
 
 
 def blinded(answer: CropPoses, frames: slice) -> CropPoses:

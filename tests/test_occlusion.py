@@ -21,7 +21,6 @@ from ropetp_cli.evaluation.occlusion import (
     occluded,
     sensitivity,
 )
-from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.weights import find_weights
 
@@ -37,7 +36,7 @@ def test_the_square_goes_everywhere_and_stays_square():
 
 def test_covering_the_person_hurts_more_than_covering_the_corner():
     body = load_body()
-    predictor = RopePredictor(load_rope(find_weights("rope"), body))
+    predictor = RopePredictor.from_weights(body)
     crop = crop_of_picture(BUS)
     found = sensitivity(predictor, body, crop, finder(), side=112, stride=128)
     assert found.errors.shape == (3, 3) and found.clear == pytest.approx(0, abs=1e-6)

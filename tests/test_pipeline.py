@@ -518,7 +518,7 @@ def test_people_stand_up_with_a_camera_that_looks_down():
     upright[:, 0] = LEVEL
     answer = CropPoses(
         upright, np.zeros((count, 10)), np.tile([0.8, 0, 0], (count, 1)),
-        np.zeros((count, 24, 2)), np.full((count, 24), 0.9),
+        np.zeros((count, 24, 2)), np.full((count, 24), 0.9), np.zeros((count, 17, 3)),
     )  # fmt: skip
     frames = np.arange(100, 100 + count)
     boxes = np.tile([400.0, 200, 600, 800], (count, 1))

@@ -24,6 +24,7 @@ from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope import depthwise
 from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.rope.depthwise import Depthwise
+from ropetp_cli.rope.movenet import load_movenet
 from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.training.augment import degrade
@@ -337,9 +338,10 @@ def test_a_leg_of_rope_goes_on_where_the_last_one_ended(drawn, body, tmp_path, w
 def test_maps_left_half_written_are_made_again(drawn, body, tmp_path):
     write_set(tmp_path, "syn_train", *drawn)
     crops, rope = CropSet.load(tmp_path, "syn_train"), load_rope(find_weights("rope"), body)
+    marks = load_movenet(find_weights("keypoints"))
 
     def fill(seed: int, log=lambda line: None) -> FrozenMaps:
-        return FrozenMaps.fill(tmp_path / "cache", crops, rope, 1, seed, log)
+        return FrozenMaps.fill(tmp_path / "cache", crops, rope, marks, 1, seed, log)
 
     def killed(line: str) -> None:
         raise KeyboardInterrupt
@@ -586,10 +588,9 @@ def test_a_filmed_walker_is_seen_about_as_he_walked(tmp_path, body):
     assert shot.boxes.min() > 0 and shot.boxes.max() < 256
     sides = (shot.boxes[:, 2:] - shot.boxes[:, :2]).max(axis=1)
     assert sides == pytest.approx(256 / CROP_SCALE, rel=0.1)
-    predictor = RopePredictor(load_rope(find_weights("rope"), body))
-    answer, keypoints = look_at(shot, Detector(), predictor)
+    answer = look_at(shot, Detector(), RopePredictor.from_weights(body))
     seen = sighting(
-        answer, keypoints, shot.turn, shot.width, shot.rotations, shot.camera, shot.betas, "walk", 0
+        answer, shot.turn, shot.width, shot.rotations, shot.camera, shot.betas, "walk", 0
     )
     errors = ObservedErrors.of(seen, body, None, clip.fps)
     legs = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("hip", "knee")]

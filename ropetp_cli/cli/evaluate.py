@@ -167,12 +167,9 @@ def pose(
     """Rope on the labelled crops of DATA: PCK on real ones, mm on rendered ones."""  # fmt: skip
     from ropetp_cli.body.model import load_body
     from ropetp_cli.evaluation.pose import evaluate_sets
-    from ropetp_cli.weights import find_weights
 
-    is_file = weights is not None and weights.suffix == ".safetensors"
-    path = weights if is_file else find_weights("rope", weights)
     found = evaluate_sets(
-        data, names, path, load_body(), device, teacher, alone, aligned, quick, near
+        data, names, weights, load_body(), device, teacher, alone, aligned, quick, near
     )
     if as_json:
         click.echo(json.dumps(found))
@@ -241,9 +238,7 @@ def occlusion(
     from ropetp_cli.errors import RopeTPError
     from ropetp_cli.evaluation.occlusion import crop_of_picture, crop_of_set, draw, finder
     from ropetp_cli.evaluation.occlusion import sensitivity as measure
-    from ropetp_cli.rope.network import load_rope
     from ropetp_cli.rope.predictor import RopePredictor
-    from ropetp_cli.weights import find_weights
 
     body = load_body()
     keypoints = finder(device, alone)
@@ -254,10 +249,9 @@ def occlusion(
     maps = {}
     short = len({path.stem for path in files}) == len(files)
     for path in files or (None,):
-        is_file = path is not None and path.suffix == ".safetensors"
-        rope = load_rope(path if is_file else find_weights("rope", path), body)
+        rope = RopePredictor.from_weights(body, path, device)
         label = (path.stem if short else str(path)) if path else "rope"
-        maps[label] = measure(RopePredictor(rope, device), body, crop, keypoints, truth, side)
+        maps[label] = measure(rope, body, crop, keypoints, truth, side)
     if not cv2.imwrite(str(out), draw(crop, maps)):
         raise RopeTPError(f"{out}: cannot be written; name a .png in a directory that exists")
     summary = {label: found.summary() for label, found in maps.items()}

@@ -44,17 +44,15 @@ def command(
     from ropetp_cli.files import writable_directory
     from ropetp_cli.people.detector import Detector
     from ropetp_cli.pipeline import choose_device
-    from ropetp_cli.rope.network import load_rope
     from ropetp_cli.rope.predictor import RopePredictor
     from ropetp_cli.stills import list_images, pose_images, read_boxes
-    from ropetp_cli.weights import find_weights
 
     paths = list_images(list(images))
     given = read_boxes(boxes) if boxes else None
     writable_directory(out.parent)
     device = choose_device(device)
     model = load_body(body)
-    rope = RopePredictor(load_rope(find_weights("rope", weights), model), device, quick=quick)
+    rope = RopePredictor.from_weights(model, weights, device, quick=quick)
     finder = Detector(detector, device=device)
     with progress_bars() as progress, progress("pose", len(paths)) as advance:
         count, read, notes = pose_images(

@@ -11,7 +11,6 @@ from ropetp_cli.body.skeleton import JOINT_INDEX
 from ropetp_cli.body.torch_model import BodyModel
 from ropetp_cli.evaluation.metrics import mean, mpjpe, pa_mpjpe, pve, straight_knees
 from ropetp_cli.rope.blazepose import import_tflite
-from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, posed_joints
 from ropetp_cli.rope.upright import FAR, NEAR
 from ropetp_cli.training.crops import CropSet
@@ -105,7 +104,7 @@ def rendered_figures(poses: CropPoses, crops: CropSet, body: BodyData) -> dict[s
 def evaluate_sets(
     data: Path,
     names: tuple[str, ...],
-    weights: Path,
+    weights: Path | None,
     body: BodyData,
     device: str = "cpu",
     teacher: Path | None = None,
@@ -114,23 +113,25 @@ def evaluate_sets(
     quick: bool = False,
     near: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints and,
-    if ``teacher``, a .tflite file, is given, BlazePose's.
+    """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints, of
+    MoveNet's and, if ``teacher``, a .tflite file, is given, BlazePose's. ``weights`` as in
+    :meth:`~ropetp_cli.rope.predictor.RopePredictor.from_weights`.
 
     ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment;
     ``quick``: without the mirror; ``near``: looked at as frames of a video are.
     """
-    predictor = RopePredictor(
-        load_rope(weights, body), device, aligned, quick, NEAR if near else FAR
+    predictor = RopePredictor.from_weights(
+        body, weights, device, aligned=aligned, quick=quick, reach=NEAR if near else FAR
     )
     net = import_tflite(teacher).eval().to(device) if teacher else None
     found = {}
     for name in names:
         crops = CropSet.load(data, name)
-        keypoints = np.zeros_like(crops.keypoints) if alone else crops.keypoints
         poses = CropPoses.joined(
             [
-                predictor.predict(np.array(crops.images[rows]), keypoints[rows])
+                predictor.predict(
+                    np.array(crops.images[rows]), None if alone else crops.keypoints[rows]
+                )
                 for rows in batches(len(crops))
             ]
         )
@@ -139,6 +140,8 @@ def evaluate_sets(
             continue
         found[name] = real_figures(poses, crops)
         others = {"detector": crops.keypoints[:, COCO_LIMBS, :2]}
+        if not alone:
+            others["movenet"] = poses.keypoints[:, COCO_LIMBS, :2]
         if net is not None:
             marks = [net.features(_images(crops, rows).to(device), ["landmarks"])["landmarks"].cpu()
                      for rows in batches(len(crops))]  # fmt: skip

@@ -37,6 +37,10 @@ SAME_PERSON = 0.5
 THE_PERSON = 0.3
 
 
+#: People of whose boxes so much lies in another's stand before one another.
+CROWDED = 0.2
+
+
 @dataclass
 class Detections:
     """People in one frame.
@@ -107,6 +111,16 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     areas = [np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=-1) for b in (first, second)]
     union = areas[0][:, None] + areas[1][None] - shared
     return shared / np.maximum(union, 1e-9)
+
+
+def crowded(boxes: np.ndarray) -> np.ndarray:
+    """Of which of ``boxes`` [P, 4] xyxy a fifth or more lies in another one, [P]."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=-1)
+    np.fill_diagonal(shared, 0)
+    area = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1)
+    return shared.max(axis=1, initial=0) > CROWDED * area
 
 
 def turn_back(points: np.ndarray, turn: int, width: int, height: int) -> np.ndarray:

@@ -2,29 +2,35 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ropetp_cli.allocator import keep_freed_memory
+from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import forward_kinematics
-from ropetp_cli.rope.alignment import align
+from ropetp_cli.rope.alignment import align, with_keypoints
 from ropetp_cli.rope.mirror import look_twice
-from ropetp_cli.rope.network import Rope, RopeOutput, perspective
+from ropetp_cli.rope.movenet import MoveNet, load_movenet
+from ropetp_cli.rope.network import Rope, RopeOutput, load_rope, perspective
 from ropetp_cli.rope.upright import FAR, Views, upright_views
+from ropetp_cli.weights import find_weights
 
 
 @dataclass
 class CropPoses:
     """Answers for N crops, in crop camera axes: rotations [N, 24, 3, 3], betas [N, 10], cam
     [N, 3] (s, tx, ty), joints2d [N, 24, 2] in -1..1 of the crop, as the camera sees them where its
-    distance is known, else as from afar, confidence [N, 24] 0..1."""
+    distance is known, else as from afar, confidence [N, 24] 0..1; and the keypoints [N, 17, 3] that
+    Rope was told, x, y in -1..1 of the crop and confidence, zeros where none was seen."""
 
     rotations: np.ndarray
     betas: np.ndarray
     cam: np.ndarray
     joints2d: np.ndarray
     confidence: np.ndarray
+    keypoints: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rotations)
@@ -51,6 +57,11 @@ class CropPoses:
 #: Below this mean confidence Rope looks again without keypoints; that answer must be surer by the
 #: second figure.
 DOUBT, SURER = 0.5, 0.1
+#: Keypoints farther apart than this, in half crops, may be two people's; the detector's counts from
+#: this confidence on, as so much of it.
+MIXED, SURE_OF_WHOM, LESS_SURE = 0.1, 0.5, 0.6
+#: MoveNet's widest maps are large: so many crops at once take 300 MB.
+MARKED = 8
 #: Crops looked at again go in batches of at most so many: larger ones of ever new sizes find no
 #: room in freed memory, and the process grows.
 AGAIN = 8
@@ -68,7 +79,8 @@ def has_bfloat16(device: torch.device) -> bool:
 class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment,
     ``quick`` the mirror, which takes as long again. ``reach``: from how far away people are looked
-    at (``rope.upright``); what Rope over time was trained behind is NEAR."""
+    at (``rope.upright``); what Rope over time was trained behind is NEAR. ``marks``, if given, sees
+    the detector's keypoints anew, and better."""
 
     def __init__(
         self,
@@ -77,13 +89,28 @@ class RopePredictor:
         aligned: bool = True,
         quick: bool = False,
         reach: float = FAR,
+        marks: MoveNet | None = None,
     ):
         keep_freed_memory()
         self.device = torch.device(device)
         self.rope = rope.eval().to(self.device, memory_format=torch.channels_last)
+        self.marks = marks
+        if marks is not None:
+            marks.eval().to(self.device, memory_format=torch.channels_last)
         self.aligned = aligned
         self.reach = reach
         self.look = self.rope if quick else partial(look_twice, self.rope)
+
+    @classmethod
+    def from_weights(
+        cls, body: BodyData, weights: Path | None = None, device: str = "cpu", **how
+    ) -> "RopePredictor":
+        """With the networks of ``weights``: a directory with a manifest, by default the tool's, or
+        a .safetensors file of Rope, beside the tool's MoveNet. RopeTPError as they have it."""
+        is_file = weights is not None and weights.suffix == ".safetensors"
+        rope = load_rope(weights if is_file else find_weights("rope", weights), body)
+        marks = load_movenet(find_weights("keypoints", None if is_file else weights))
+        return cls(rope, device, marks=marks, **how)
 
     @torch.inference_mode()
     def predict(
@@ -91,29 +118,51 @@ class RopePredictor:
         crops: np.ndarray,
         keypoints: np.ndarray | None = None,
         widths: np.ndarray | None = None,
+        crowded: np.ndarray | None = None,
     ) -> CropPoses:
         """``crops`` uint8 RGB [N, 256, 256, 3] -> N answers.
 
         ``keypoints`` [N, 17, 3]: the detector's, x, y in -1..1 of the crop and confidence, zeros
         where not seen. With them crops are turned upright first, and people hidden in part are
         found more surely. ``widths`` [N] m: what every crop shows one metre from the camera,
-        which tells how near it is; without them it is taken for one from afar.
+        which tells how near it is; without them it is taken for one from afar. ``crowded`` [N]:
+        whether another person stands before or behind this one.
         """
         if widths is None:
             widths = np.zeros(len(crops))
         if keypoints is None:
             return self._look(crops, np.zeros((len(crops), 17, 3)), widths)
-        return self._second_look(crops, self._look(crops, keypoints, widths), widths)
+        marked = keypoints
+        if self.marks is not None:
+            marked = self.marked(crops, keypoints)
+            if crowded is not None:
+                marked = np.where(crowded[:, None, None], disentangled(marked, keypoints), marked)
+        poses = self._second_look(crops, self._look(crops, marked, widths), widths)
+        return replace(poses, keypoints=marked)
+
+    @torch.inference_mode()
+    def marked(self, crops: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+        """The detector's ``keypoints`` [N, 17, 3] as MoveNet sees them; none of whom the detector
+        has not seen, who may be hidden by another."""
+        seen = np.flatnonzero((keypoints[..., 2] > 0).any(axis=1))
+        marked = np.zeros(keypoints.shape)
+        for start in range(0, len(seen), MARKED):
+            rows = seen[start : start + MARKED]
+            hints = torch.from_numpy(keypoints[rows]).float().to(self.device)
+            marked[rows] = self.marks(self._images(crops[rows]), hints).cpu().numpy()
+        return marked
+
+    def _images(self, crops: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float().div_(255.0)
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _look(self, crops: np.ndarray, keypoints: np.ndarray, widths: np.ndarray) -> CropPoses:
         views = upright_views(keypoints, self.reach)
-        images = torch.from_numpy(views.images(crops)).to(self.device)
-        images = images.permute(0, 3, 1, 2).float().div_(255.0)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self._images(views.images(crops))
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             output = self.look(images, seen)
-        return self.answers(output, views, widths)
+        return self.answers(output, views, widths, keypoints)
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses, widths: np.ndarray) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's
@@ -131,12 +180,17 @@ class RopePredictor:
         chosen[rows[better]] = len(poses) + np.flatnonzero(better)
         return CropPoses.joined([poses, again]).take(chosen)
 
-    def answers(self, output: RopeOutput, views: Views, widths: np.ndarray) -> CropPoses:
+    def answers(
+        self, output: RopeOutput, views: Views, widths: np.ndarray, keypoints: np.ndarray
+    ) -> CropPoses:
         """What ``output`` says of the crops, ``widths`` [N] at one metre, from what it says of
-        their ``views``."""
+        their ``views`` and their ``keypoints`` [N, 17, 3]."""
         rotations, cam = output.rotations, output.cam
         span = torch.from_numpy(widths / 2 / views.scale).to(cam)
         if self.aligned:
+            told = torch.from_numpy(views.keypoints(keypoints)).to(cam)
+            if self.marks is not None:
+                output = with_keypoints(output, told, torch.from_numpy(views.scale).to(cam))
             rotations, cam = align(self.rope, output, span)
         image = perspective(self.rope.joints(rotations, output.betas), cam, span)
         confidence = output.confidence_logit.sigmoid()
@@ -148,7 +202,15 @@ class RopePredictor:
         rotations[:, 0] = back @ rotations[:, 0]
         shift = (back[:, :2, :2] @ cam[:, 1:, None])[..., 0]
         cam = np.concatenate([cam[:, :1] / views.scale[:, None], shift], axis=1)
-        return CropPoses(rotations, betas, cam, views.points_back(image), confidence)
+        return CropPoses(rotations, betas, cam, views.points_back(image), confidence, keypoints)
+
+
+def disentangled(marked: np.ndarray, detected: np.ndarray) -> np.ndarray:
+    """MoveNet's keypoints [N, 17, 3] of people who stand before one another, whose limbs it mixes
+    up: where the detector has another place for one and is sure of it, that one, if less surely."""
+    apart = np.linalg.norm(marked[..., :2] - detected[..., :2], axis=-1) > MIXED
+    taken = apart & (detected[..., 2] > SURE_OF_WHOM)
+    return np.where(taken[..., None], detected * [1, 1, LESS_SURE], marked)
 
 
 def posed_joints(rotations: np.ndarray, rest_joints: np.ndarray) -> np.ndarray:

@@ -174,17 +174,17 @@ class TemporalRope(nn.Module):
 
 def as_seen(
     answer: CropPoses,
-    keypoints: np.ndarray,
     turn: np.ndarray,
     pelvis: np.ndarray,
     rest: np.ndarray,
     fps: float,
     steady: bool = True,
 ) -> Frames:
-    """One person's N frames. ``keypoints`` [N, 17, 3] in -1..1 of the crops and confidence;
-    ``turn`` [N, 3, 3] from each crop's axes to the camera's; ``pelvis`` [N, 3] m before the
-    camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and direction."""
+    """One person's N frames. ``turn`` [N, 3, 3] from each crop's axes to the camera's; ``pelvis``
+    [N, 3] m before the camera; ``rest`` [24, 3] m; ``steady`` where the camera keeps its place and
+    direction."""
     scale, shift = answer.cam[:, None, :1], answer.cam[:, None, 1:]
+    keypoints = answer.keypoints
     found = keypoints[..., 2:] > 0
     placed = np.where(found, keypoints[..., :2] / scale - shift, 0)
     velocity = speed_in_crops(pelvis, turn, fps)

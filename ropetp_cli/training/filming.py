@@ -23,7 +23,6 @@ from ropetp_cli.camera.placement import look_along
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.crops import CROP_PX, CROP_SCALE
 from ropetp_cli.people.detector import Detector
-from ropetp_cli.rope.network import load_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.rope.upright import NEAR
 from ropetp_cli.training.augment import degrade
@@ -39,7 +38,6 @@ from ropetp_cli.training.synthetic import (
     rasterize,
 )
 from ropetp_cli.training.teacher import RealCrops
-from ropetp_cli.weights import find_weights
 
 _RENDER = 2 * CROP
 _FAR = 50.0
@@ -187,16 +185,15 @@ def _box(points: np.ndarray) -> np.ndarray:
     return np.concatenate([flat.min(0), flat.max(0)])
 
 
-def look_at(shot: Film, detector: Detector, rope: RopePredictor) -> tuple[CropPoses, np.ndarray]:
-    """What Rope answers for a film's N crops, and the detector's keypoints [N, 17, 3] in them."""
-    answers, keypoints = [], []
+def look_at(shot: Film, detector: Detector, rope: RopePredictor) -> CropPoses:
+    """What Rope answers for a film's N crops."""
+    answers = []
     for start in range(0, len(shot.crops), 16):
         rows = slice(start, start + 16)
         found = detector.keypoints_in_crops(shot.crops[rows][..., ::-1], shot.boxes[rows])
         found[..., :2] = np.where(found[..., 2:] > 0, found[..., :2] * 2 / CROP_PX - 1, 0)
-        keypoints.append(found)
         answers.append(rope.predict(shot.crops[rows], found, shot.width[rows]))
-    return CropPoses.joined(answers), np.concatenate(keypoints)
+    return CropPoses.joined(answers)
 
 
 def choose_windows(
@@ -240,7 +237,7 @@ def film_all(
     photos = person_free_patches(RealCrops.open(crops, joints), 1500) if crops and joints else []
     clips = load_turned_clips(mocap)
     figure, backdrops = Figure(body), Backdrops(photos)
-    rope = RopePredictor(load_rope(weights or find_weights("rope"), body), quick=quick, reach=NEAR)
+    rope = RopePredictor.from_weights(body, weights, quick=quick, reach=NEAR)
     detector = Detector()
     rng = np.random.default_rng(seed)
     windows, firsts = choose_windows(clips, count, frames, rng)
@@ -254,10 +251,10 @@ def film_all(
             shot = film(figure, backdrops, clip, rng, ends, above)
         except RopeTPError:
             continue
-        answer, keypoints = look_at(shot, detector, rope)
+        answer = look_at(shot, detector, rope)
         parts.append(
             sighting(
-                answer, keypoints, shot.turn, shot.width, shot.rotations, shot.camera, shot.betas,
+                answer, shot.turn, shot.width, shot.rotations, shot.camera, shot.betas,
                 clip.name, first,
             )
         )  # fmt: skip

@@ -30,12 +30,14 @@ from ropetp_cli.evaluation.pose import batches, real_figures, rendered_figures
 from ropetp_cli.rope.backbone import BlazePoseBackbone
 from ropetp_cli.rope.blazepose import import_tflite, keep_only
 from ropetp_cli.rope.losses import LossWeights, RopeTargets, rope_loss
+from ropetp_cli.rope.movenet import MoveNet, load_movenet
 from ropetp_cli.rope.network import Rope, RopeConfig, load_rope, save_rope
 from ropetp_cli.rope.predictor import CropPoses, RopePredictor, has_bfloat16
 from ropetp_cli.rope.upright import upright_views
 from ropetp_cli.training.crops import CropSet, Sample, augment, collate
 from ropetp_cli.training.fresh import FreshCrops, Studios, pool_of
 from ropetp_cli.training.variation import Crops, misplaced, varied
+from ropetp_cli.weights import find_weights
 
 #: The rows of the paper's Table 4, as changes to the network.
 TABLE_4 = {
@@ -123,8 +125,8 @@ def build(options: TrainOptions, body: BodyData) -> Rope:
 
 @dataclass
 class Batch:
-    """Rows of training: the trunk's maps (or the pictures as the only map), the detector's
-    keypoints [B, 17, 3] and the labels."""
+    """Rows of training: the trunk's maps and MoveNet's keypoints [B, 17, 3] (or the pictures as the
+    only map and the detector's), and the labels."""
 
     maps: list[Tensor]
     keypoints: Tensor
@@ -137,6 +139,11 @@ class Batch:
         targets = {k: torch.cat([getattr(p.targets, k) for p in parts]) for k in TARGET_FIELDS}
         return cls(maps, keypoints, RopeTargets(**targets))
 
+    def pictured(self, marks: MoveNet) -> "Batch":
+        """Of pictures: as what the trunk takes, with MoveNet's keypoints."""
+        images = to_images(self.maps[0])
+        return Batch([images], marks(images, self.keypoints), self.targets)
+
     def to(self, device: str) -> "Batch":
         targets = {k: getattr(self.targets, k).to(device, non_blocking=True) for k in TARGET_FIELDS}
         maps = [m.to(device, non_blocking=True) for m in self.maps]
@@ -144,8 +151,8 @@ class Batch:
 
 
 def spoil(keypoints: Tensor) -> Tensor:
-    """The detector's keypoints [B, 17, 3] as it might have found them in another picture of the
-    same: shaken, some doubted, for one person in ten none at all."""
+    """Keypoints [B, 17, 3] as they might have been found in another picture of the same: shaken,
+    some doubted, for one person in ten none at all."""
     count, points = keypoints.shape[:2]
 
     def random(*shape: int) -> Tensor:
@@ -160,7 +167,8 @@ def spoil(keypoints: Tensor) -> Tensor:
 
 
 class FrozenMaps:
-    """The trunk's maps of augmented crops, cached on disk as fp16, with their labels."""
+    """The trunk's maps of augmented crops, cached on disk as fp16, with their labels and MoveNet's
+    keypoints."""
 
     def __init__(self, directory: Path, crops: CropSet):
         self.maps = [
@@ -187,12 +195,13 @@ class FrozenMaps:
     @classmethod
     @torch.inference_mode()
     def fill(
-        cls, directory: Path, crops: CropSet, rope: Rope, variants: int, seed: int, log
-    ) -> "FrozenMaps":
+        cls, directory: Path, crops: CropSet, rope: Rope, marks: MoveNet, variants: int, seed: int,
+        log,
+    ) -> "FrozenMaps":  # fmt: skip
         """Make the cache if it is not there. ``variants`` 0: the crops only turned upright, in
         fp32."""
         done = directory / f"{crops.name}_done.json"
-        wanted = {"crops": len(crops), "variants": variants, "seed": seed}
+        wanted = {"crops": len(crops), "variants": variants, "seed": seed, "keypoints": "MoveNet"}
         if done.is_file() and json.loads(done.read_text()) == wanted:
             return cls(directory, crops)
         directory.mkdir(parents=True, exist_ok=True)
@@ -220,8 +229,11 @@ class FrozenMaps:
                 ]
             else:
                 samples = [upright(s) for s in samples]
+            images = to_images(pictures_of(samples))
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                maps = rope.backbone.trunk(to_images(pictures_of(samples)))
+                maps = rope.backbone.trunk(images)
+            hints = torch.from_numpy(np.stack([s.keypoints for s in samples])).float()
+            keypoints.append(marks(images, hints).numpy())
             if not files:
                 files = [
                     np.lib.format.open_memmap(
@@ -233,7 +245,6 @@ class FrozenMaps:
             for file, values in zip(files, maps, strict=True):
                 file[start : start + len(rows)] = values.float().clamp(-6e4, 6e4).half().numpy()
             targets.append(collate(samples))
-            keypoints.append(np.stack([s.keypoints for s in samples]))
             if start % 1600 == 0:
                 rate = (start + len(rows)) / (time.perf_counter() - began)
                 log(f"{crops.name}: {start + len(rows)} of {total} crops, {rate:.0f}/s")
@@ -243,7 +254,7 @@ class FrozenMaps:
         joined = {
             name: torch.cat([getattr(t, name) for t in targets]).numpy() for name in TARGET_FIELDS
         }
-        joined["keypoints"] = np.concatenate(keypoints).astype(np.float32)
+        joined["keypoints"] = np.concatenate(keypoints)
         np.savez(directory / f"{crops.name}_targets.npz", **joined)
         done.write_text(json.dumps(wanted))
         return cls(directory, crops)
@@ -359,9 +370,11 @@ class Average:
 
 
 @torch.inference_mode()
-def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) -> CropPoses:
+def predict(
+    rope: Rope, marks: MoveNet, crops: CropSet, device: str, cached: FrozenMaps | None
+) -> CropPoses:
     """Rope's answers on a whole set at one look, from cached maps where there are some."""
-    predictor = RopePredictor(rope, device, quick=True)
+    predictor = RopePredictor(rope, device, quick=True, marks=marks)
     answers = []
     for rows in batches(len(crops), 64):
         if cached is None:
@@ -370,12 +383,14 @@ def predict(rope: Rope, crops: CropSet, device: str, cached: FrozenMaps | None) 
         batch = cached.batch(np.arange(len(crops))[rows]).to(device)
         output = rope.from_features(batch.maps, batch.keypoints)
         views = upright_views(crops.keypoints[rows])
-        answers.append(predictor.answers(output, views, np.zeros(len(batch.keypoints))))
+        told = batch.keypoints.cpu().numpy()
+        answers.append(predictor.answers(output, views, np.zeros(len(told)), told))
     return CropPoses.joined(answers)
 
 
 def figures(
     rope: Rope,
+    marks: MoveNet,
     tests: dict[str, tuple[CropSet, FrozenMaps | None]],
     body: BodyData,
     device: str,
@@ -385,7 +400,7 @@ def figures(
     for name, (crops, cached) in tests.items():
         # Trying out algorithms for shapes that come so seldom took longer than the answers.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False):
-            poses = predict(rope, crops, device, cached)
+            poses = predict(rope, marks, crops, device, cached)
         if "lsp2d" in crops.labels:
             result[name] = real_figures(poses, crops)
         else:
@@ -453,6 +468,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     sets = [CropSet.load(options.data, name) for name in options.sets]
     tests = {name: (CropSet.load(options.data, name), None) for name in options.tests}
     rope = build(options, body)
+    marks = load_movenet(find_weights("keypoints")).requires_grad_(False)
     step = 0
     state = None
     if options.resume:
@@ -464,11 +480,11 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         rope.eval()
         cache = options.cache or options.data / "cache"
         frozen = [
-            FrozenMaps.fill(cache, crops, rope, count, options.seed, log)
+            FrozenMaps.fill(cache, crops, rope, marks, count, options.seed, log)
             for crops, count in zip(sets, options.variants, strict=True)
         ]
         tests = {
-            name: (crops, FrozenMaps.fill(cache, crops, rope, 0, 0, log))
+            name: (crops, FrozenMaps.fill(cache, crops, rope, marks, 0, 0, log))
             for name, (crops, _) in tests.items()
         }
         stream = cached_batches(frozen, options, options.seed + step)
@@ -482,6 +498,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         stream = live_batches(sets, options, options.seed + step)
 
     rope.to(device, memory_format=torch.channels_last)
+    marks.to(device, memory_format=torch.channels_last)
     rope.backbone.net.requires_grad_(options.train_trunk)
     if options.train_trunk and isinstance(rope.backbone, BlazePoseBackbone):
         rope.backbone.net.train_after(options.train_after)
@@ -520,7 +537,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             },
             options.out.with_suffix(".ckpt"),
         )
-        found = figures(average.rope.eval(), tests, body, device)
+        found = figures(average.rope.eval(), marks, tests, body, device)
         kept = score(found) < best
         if kept:
             best, written = score(found), found
@@ -548,11 +565,14 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         rope.train()
         if not options.train_trunk:
             rope.backbone.net.eval()
-        batch = replace(batch, keypoints=spoil(batch.keypoints)).to(device)
+        batch = batch.to(device)
+        if options.train_trunk:
+            batch = batch.pictured(marks)
+        batch = replace(batch, keypoints=spoil(batch.keypoints))
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
             maps = batch.maps
             if options.train_trunk:
-                maps = rope.backbone.trunk(to_images(maps[0]))
+                maps = rope.backbone.trunk(maps[0])
             output = rope.from_features(maps, batch.keypoints)
             loss, terms = rope_loss(output, batch.targets, phase)
         optimizer.zero_grad(set_to_none=True)

@@ -47,7 +47,7 @@ class Sightings:
 
     What was seen, in crop axes: ``seen`` rot6d [F, 24, 6], ``betas`` [F, 10], ``cam`` [F, 3],
     ``joints2d`` [F, 24, 2] in -1..1, ``confidence`` [F, 24] as in
-    :class:`~ropetp_cli.rope.predictor.CropPoses`, and the detector's ``keypoints`` [F, 17, 3];
+    :class:`~ropetp_cli.rope.predictor.CropPoses`, with the ``keypoints`` [F, 17, 3] it was told;
     ``turn`` [F, 3, 3] from each crop's axes to the camera's and ``width`` [F], the crop's at one
     metre. How it was: ``true`` rot6d [F, 24, 6], the pelvis's in the world, ``camera`` [W, 3, 3]
     from the world's axes to the camera's and ``true_betas`` [W, 10]. ``offsets`` [W + 1];
@@ -129,6 +129,7 @@ class Sightings:
         return CropPoses(
             rot6d_to_matrix(self.seen[rows].astype(np.float64)),
             self.betas[rows], self.cam[rows], self.joints2d[rows], self.confidence[rows],
+            self.keypoints[rows],
         )  # fmt: skip
 
     def truth(self, window: int) -> np.ndarray:
@@ -166,7 +167,7 @@ class Sightings:
         """What Rope over time is told of a window."""
         answer, rows = self.answer(window), self.rows(window)
         pelvis = pelvis_in_crops(answer.cam, self.width[rows], self.turn[rows])
-        return as_seen(answer, self.keypoints[rows], self.turn[rows], pelvis, rest, fps, steady)
+        return as_seen(answer, self.turn[rows], pelvis, rest, fps, steady)
 
     def refined(
         self, window: int, refiner: TemporalRefiner | None, rest: np.ndarray, fps: float,
@@ -203,7 +204,6 @@ class Sightings:
 
 def sighting(
     answer: CropPoses,
-    keypoints: np.ndarray,
     turn: np.ndarray,
     width: np.ndarray,
     rotations: np.ndarray,
@@ -216,7 +216,7 @@ def sighting(
     true."""
     return Sightings(
         matrix_to_rot6d(answer.rotations), answer.betas, answer.cam, answer.joints2d,
-        answer.confidence, keypoints, turn, width, matrix_to_rot6d(rotations), camera[None],
+        answer.confidence, answer.keypoints, turn, width, matrix_to_rot6d(rotations), camera[None],
         betas[None], np.array([0, len(answer)]), np.array([name]), np.array([first]),
     )  # fmt: skip
 
