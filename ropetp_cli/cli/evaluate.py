@@ -145,7 +145,7 @@ def motion(run: Path, truth: Path, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="A BlazePose .tflite to measure on the same crops.",
 )
-@click.option("--alone", is_flag=True, help="Without the detector's keypoints.")
+@click.option("--alone", is_flag=True, help="Without keypoints.")
 @click.option("--aligned/--not-aligned", default=True, show_default=True,
               help="Bend the pose to the 2D evidence at the end.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Look once, not also in a mirror.")
@@ -213,7 +213,7 @@ def temporal(sightings: Path, weights: Path | None, device: str, as_json: bool) 
               help="The picture to write (.png).")  # fmt: skip
 @click.option("--side", type=click.IntRange(8, 256), default=48, show_default=True,
               help="Of the occluder, px of the 256 px crop.")  # fmt: skip
-@click.option("--alone", is_flag=True, help="Without the detector's keypoints.")
+@click.option("--alone", is_flag=True, help="Without keypoints.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def occlusion(

@@ -117,7 +117,7 @@ def evaluate_sets(
     MoveNet's and, if ``teacher``, a .tflite file, is given, BlazePose's. ``weights`` as in
     :meth:`~ropetp_cli.rope.predictor.RopePredictor.from_weights`.
 
-    ``alone``: Rope without the detector's keypoints; ``aligned`` False: without the alignment;
+    ``alone``: Rope without keypoints; ``aligned`` False: without the alignment;
     ``quick``: without the mirror; ``near``: looked at as frames of a video are.
     """
     predictor = RopePredictor.from_weights(

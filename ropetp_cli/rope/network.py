@@ -106,7 +106,7 @@ class Rope(nn.Module):
         )
 
     def forward(self, images: Tensor, keypoints: Tensor | None = None) -> RopeOutput:
-        """``images`` [B, 3, 256, 256] RGB, 0..1; ``keypoints`` [B, 17, 3] the detector's, if
+        """``images`` [B, 3, 256, 256] RGB, 0..1; ``keypoints`` [B, 17, 3], if
         there are any: x, y in -1..1 of the crop, confidence. Under autocast the trunk alone, nearly
         all of the work, is in half precision: people waver in depth by its last digits."""
         maps = [m.float() for m in self.backbone.trunk(images)]

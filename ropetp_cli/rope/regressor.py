@@ -15,7 +15,7 @@ _ANSWER = 6 + 1 + 2 + 1
 
 
 class KeypointEncoder(nn.Module):
-    """The detector's COCO keypoints as context for every part (beyond the paper).
+    """COCO keypoints as context for every part (beyond the paper).
 
     A keypoint that is not seen is zeros. In training, keypoints go missing at random, so that
     Rope also works alone.

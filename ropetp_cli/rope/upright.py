@@ -1,4 +1,4 @@
-"""Crops turned upright before Rope looks at them, by the detector's keypoints (beyond the paper).
+"""Crops turned upright before Rope looks at them, by a person's keypoints (beyond the paper).
 
 A trunk that has seen people on their feet is at its best on people on their feet. Where the
 detector shows hips and shoulders, the crop is turned until the trunk of the body points up, and
@@ -49,7 +49,7 @@ class Views:
         return points @ self.turn[:, :2, :2] / self.scale[:, None, None]
 
     def keypoints(self, keypoints: np.ndarray) -> np.ndarray:
-        """The detector's [N, 17, 3] in the views, confidences unchanged."""
+        """Keypoints [N, 17, 3] of the crops in the views, confidences unchanged."""
         return np.concatenate([self.points(keypoints[..., :2]), keypoints[..., 2:]], axis=-1)
 
     def images(self, crops: np.ndarray) -> np.ndarray:
