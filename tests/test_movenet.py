@@ -61,11 +61,14 @@ def publish(net: MoveNet, path) -> None:
 def test_the_published_layout_is_read_to_the_last_weight(tmp_path):
     torch.manual_seed(0)
     net = MoveNet()
-    publish(net, tmp_path / "movenet-thunder.json")
-    main([str(tmp_path / "movenet-thunder.json"), str(tmp_path / "net.safetensors")])
-    read = load_movenet(tmp_path / "net.safetensors").state_dict()
+    published, out = tmp_path / "movenet-thunder.json", tmp_path / "net.safetensors"
+    publish(net, published)
+    read = import_movenet(published).state_dict()
     for name, value in net.state_dict().items():
         assert torch.equal(read[name], value.half().float()), name
+    with pytest.raises(RopeTPError, match="movenet-thunder.bin: not the published weights"):
+        main([str(published), str(out)])
+    assert not out.exists()
 
 
 def test_another_graph_is_refused_in_one_line(tmp_path):

@@ -105,22 +105,26 @@ class Detections:
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes [P, 4] and [Q, 4] xyxy -> [P, Q]."""
+    shared = _shared(first, second)
+    union = _areas(first)[:, None] + _areas(second)[None] - shared
+    return shared / np.maximum(union, 1e-9)
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=-1) for b in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return shared / np.maximum(union, 1e-9)
+    return np.clip(high - low, 0, None).prod(axis=-1)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1)
 
 
 def crowded(boxes: np.ndarray) -> np.ndarray:
     """Of which of ``boxes`` [P, 4] xyxy a fifth or more lies in another one, [P]."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
+    shared = _shared(boxes, boxes)
     np.fill_diagonal(shared, 0)
-    area = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1)
-    return shared.max(axis=1, initial=0) > CROWDED * area
+    return shared.max(axis=1, initial=0) > CROWDED * _areas(boxes)
 
 
 def turn_back(points: np.ndarray, turn: int, width: int, height: int) -> np.ndarray:

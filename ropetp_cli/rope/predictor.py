@@ -60,7 +60,7 @@ DOUBT, SURER = 0.5, 0.1
 #: Keypoints farther apart than this, in half crops, may be two people's; the detector's counts from
 #: this confidence on, as so much of it.
 MIXED, SURE_OF_WHOM, LESS_SURE = 0.1, 0.5, 0.6
-#: MoveNet's widest maps are large: so many crops at once take 300 MB.
+#: MoveNet's widest map takes 13 MB a crop: so many at once.
 MARKED = 8
 #: Crops looked at again go in batches of at most so many: larger ones of ever new sizes find no
 #: room in freed memory, and the process grows.

