@@ -38,7 +38,7 @@ def main() -> None:
     body = load_body()
     models = {
         "rope blazepose (default)": (load_rope(find_weights("rope"), body), (256, 256)),
-        "MoveNet Thunder (keypoints)": (load_movenet(find_weights("keypoints")), (256, 256)),
+        "MoveNet, as Pinpoint": (load_movenet(find_weights("keypoints")), (256, 256)),
         "rope hrnet_w32": (Rope(RopeConfig("hrnet_w32"), body), (256, 256)),
         "rope hrnet_w48": (Rope(RopeConfig("hrnet_w48"), body), (256, 256)),
         "ViT-H/16 256x192 (HMR2.0)": (

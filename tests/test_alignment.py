@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
-from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, LIMB_KEYPOINTS, LIMBS, MIRROR
-from ropetp_cli.rope.alignment import align, with_keypoints
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, MIRROR
+from ropetp_cli.rope.alignment import align, with_pinpoints
 from ropetp_cli.rope.mirror import COCO_MIRROR, look_twice
 from ropetp_cli.rope.network import (
     Rope,
@@ -22,6 +22,7 @@ from ropetp_cli.rope.network import (
     perspective,
     weak_perspective,
 )
+from ropetp_cli.rope.pinpoint import Pinpointed
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.rope.upright import BOX, FAR, NEAR, Views, upright_views
 from ropetp_cli.weights import find_weights
@@ -173,26 +174,23 @@ def test_mirrored_crops_get_mirrored_answers():
     assert apart(partial(look_twice, rope)) < 0.02 < 0.1 < apart(rope)
 
 
-def test_keypoints_pull_as_far_as_they_are_sure(rope):
-    """A sure keypoint moves a doubtful point all the way, an unsure one hardly, one that was not
-    seen not at all; one that contradicts a sure point is taken for somebody else's."""
+def test_joints_pull_as_far_as_they_are_surely_found(rope):
+    """A surely found joint moves a doubtful point all the way, an unsure one hardly; one that
+    contradicts a sure point is taken for a mistake."""
     output = posed(rope, {}, (0.8, 0.0, 0.0))
     wrist, knee = JOINT_INDEX["left_wrist"], JOINT_INDEX["right_knee"]
     output.log_spread = torch.full((1, 24), -1.5)
     output.log_spread[0, knee] = -4.0
-    keypoints = torch.zeros(1, 17, 3)
-    for number, name in LIMB_KEYPOINTS.items():
-        keypoints[0, number, :2] = output.points[0, JOINT_INDEX[name]]
-    at = {name: number for number, name in LIMB_KEYPOINTS.items()}
-    keypoints[0, at["left_wrist"], 0] += 0.2
-    keypoints[0, at["right_knee"], 0] += 0.5
+    places = output.points.clone()
+    places[0, wrist, 0] += 0.2
+    places[0, knee, 0] += 0.5
     moved = {}
-    for score in (0.0, 0.05, 0.95):
-        keypoints[..., 2] = score
-        told = with_keypoints(output, keypoints, torch.ones(1))
-        moved[score] = (told.points - output.points)[0, :, 0]
-        narrower = (output.log_spread - told.log_spread)[0]
-        assert (narrower[LIMBS] >= 0).all() and not narrower[JOINT_INDEX["head"]]
-    assert moved[0.0].abs().max() < 1e-6
-    assert moved[0.05][wrist] < 0.08 < 0.19 < moved[0.95][wrist] < 0.2
-    assert moved[0.95][knee] < 0.05
+    for mass in (0.05, 0.95):
+        found = Pinpointed(places, torch.full((1, 24), mass))
+        told = with_pinpoints(output, found)
+        moved[mass] = (told.points - output.points)[0, :, 0]
+        assert (output.log_spread > told.log_spread).all()
+    others = [k for k in range(24) if k not in (wrist, knee)]
+    assert moved[0.95][others].abs().max() < 1e-6
+    assert moved[0.05][wrist] < 0.1 < 0.19 < moved[0.95][wrist] < 0.2
+    assert moved[0.95][knee] < 0.06

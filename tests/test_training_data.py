@@ -26,7 +26,8 @@ from ropetp_cli.rope.blazepose import LANDMARKS, BlazePose, import_tflite
 from ropetp_cli.rope.depthwise import Depthwise
 from ropetp_cli.rope.movenet import load_movenet
 from ropetp_cli.rope.network import load_rope
-from ropetp_cli.rope.predictor import RopePredictor
+from ropetp_cli.rope.pinpoint import Pinpoint, load_pinpoint
+from ropetp_cli.rope.predictor import CropPoses, RopePredictor
 from ropetp_cli.training.augment import degrade
 from ropetp_cli.training.crops import CropSet, Sample, augment
 from ropetp_cli.training.filming import film, look_at
@@ -43,9 +44,12 @@ from ropetp_cli.training.fitting import (
 from ropetp_cli.training.mocap import Clip, straightened
 from ropetp_cli.training.observed import ObservedErrors
 from ropetp_cli.training.pack import pack, unpack
+from ropetp_cli.training.pinpoint import PinpointTraining
+from ropetp_cli.training.pinpoint import train as train_pinpoint
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
 from ropetp_cli.training.rope import FrozenMaps, TrainOptions, train
 from ropetp_cli.training.sightings import sighting
+from ropetp_cli.training.stiffness import stiffness_of, turns_off
 from ropetp_cli.training.synthetic import (
     BACKGROUND,
     Backdrops,
@@ -333,6 +337,64 @@ def test_a_leg_of_rope_goes_on_where_the_last_one_ended(drawn, body, tmp_path, w
     end.train_after("pose16")
     learns = {f"backbone.net.{name}" for name, p in end.named_parameters() if p.requires_grad}
     assert 60 < len(learns) < 120 and bool(trunk) == whole and learns.issuperset(trunk)
+
+
+def test_a_leg_of_pinpoint_learns_and_leaves_the_first_stages(drawn, tmp_path):
+    keypoints = np.full((len(drawn[1]), 17, 3), 0.9, np.float32)
+    for row, labels in zip(keypoints, drawn[1], strict=True):
+        for keypoint, joint in LIMB_KEYPOINTS.items():
+            row[keypoint, :2] = labels.joints2d[0, JOINT_INDEX[joint]]
+    for name in ("syn_train", "syn_test"):
+        write_set(tmp_path, name, *drawn)
+        np.save(tmp_path / f"{name}_keypoints.npy", keypoints)
+    leg = PinpointTraining(
+        tmp_path, tmp_path / "pin.safetensors", sets=("syn_train",), share=(1,),
+        tests=("syn_test",), minutes=0.02, batch=4, workers=0, device="cpu",
+    )  # fmt: skip
+    found = train_pinpoint(leg, report=lambda line: None)
+    assert 0 <= found["syn_test"]["pck@0.2"] <= 1 and found["syn_test"]["median"] > 0
+    before = Pinpoint.from_movenet(load_movenet(find_weights("keypoints"))).state_dict()
+    after = load_pinpoint(leg.out).state_dict()
+    changed = {name for name in before if not torch.equal(before[name].half().float(), after[name])}
+    assert {"told.weight", "head.1.weight"} <= changed
+    assert not any(name.startswith(("stem", *(f"stages.{k}." for k in range(3))))
+                   for name in changed)  # fmt: skip
+    with pytest.raises(RopeTPError, match="pin.pt: weights are written as .safetensors"):
+        train_pinpoint(replace(leg, out=tmp_path / "pin.pt"))
+
+
+def test_how_answers_err_is_measured_joints_together():
+    """Turns of a hip that a knee takes back are found as such, wholly wrong answers hardly
+    count."""
+    rng = np.random.default_rng(0)
+    hip, knee = JOINT_INDEX["left_hip"], JOINT_INDEX["left_knee"]
+    turns = rng.normal(0, 0.1, (4000, 24, 3))
+    turns[:, knee] -= turns[:, hip]
+    turns[:40] *= 20
+    turns[40:80, 0] += 3
+    found = np.linalg.inv(stiffness_of(turns)).reshape(24, 3, 24, 3)
+    each = found[range(24), :, range(24), :].diagonal(axis1=1, axis2=2)
+    assert np.allclose(each[hip], 0.01, rtol=0.3) and np.allclose(each[knee], 0.02, rtol=0.3)
+    assert np.allclose(found[hip, range(3), knee, range(3)], -0.009, rtol=0.3)
+    with pytest.raises(RopeTPError, match="100 crops tell too little"):
+        stiffness_of(turns[-100:])
+
+
+def test_turns_off_bring_answers_to_the_truth():
+    rng = np.random.default_rng(1)
+    truth = axis_angle_to_matrix(rng.normal(0, 0.4, (3, 24, 3)))
+    ours = truth.copy()
+    knee = JOINT_INDEX["right_knee"]
+    ours[:, knee] = truth[:, knee] @ axis_angle_to_matrix(np.array([0.0, 0.0, 0.3])).T
+    keypoints = np.zeros((3, 17, 3))
+    keypoints[:, [5, 6], 0], keypoints[..., 2] = 0.5, 0.9  # who lies is looked at upright
+    answers = CropPoses(ours, *np.zeros((4, 3, 1)), keypoints)
+    turns = turns_off(answers, truth)
+    others = [k for k in range(24) if k != knee]
+    assert np.abs(turns[:, others]).max() < 1e-9
+    assert np.allclose(np.linalg.norm(turns[:, knee], axis=1), 0.3)
+    axis = local_to_global(truth)[:, knee] @ [0.0, 0.0, 0.3]
+    assert np.allclose(turns[:, knee], [[y, -x, z] for x, y, z in axis], atol=1e-9)
 
 
 def test_maps_left_half_written_are_made_again(drawn, body, tmp_path):

@@ -1,4 +1,4 @@
-"""``ropetp train``: the paper's two training loops, and Rope's over time."""
+"""``ropetp train``: the paper's two training loops, Pinpoint's, and Rope's over time."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def command() -> None:
-    """Train Rope, Rope over time or the trajectory denoiser."""
+    """Train Rope, Pinpoint, Rope over time or the trajectory denoiser."""
 
 
 @command.command()
@@ -254,6 +254,47 @@ def rope(threads: int | None, **options) -> None:
     if options["fresh"] and not (options["train_trunk"] and options["detector"]):
         raise click.UsageError("--fresh needs --train-trunk and --detector")
     train(TrainOptions(**options), log=lambda line: click.echo(line, err=True))
+
+
+@command.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
+              help="Weights to write (.safetensors).")  # fmt: skip
+@click.option("--start", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Weights (.safetensors) to begin from, MoveNet's if not given.")  # fmt: skip
+@click.option("--frozen", type=click.IntRange(0, 7), default=3, show_default=True,
+              help="So many of the trunk's seven stages stay as they are.")  # fmt: skip
+@click.option("--set", "sets", multiple=True, metavar="NAME", default=("syn_train", "real_train"),
+              show_default=True, help="A crop set of DATA to train on; repeat.")  # fmt: skip
+@click.option("--share", multiple=True, type=click.FloatRange(min=0), default=(0.7, 0.3),
+              show_default=True, help="How often a crop is one of each set.")  # fmt: skip
+@click.option("--test", "tests", multiple=True, metavar="NAME", default=("syn_test", "real_val"),
+              show_default=True, help="A crop set of DATA to watch; repeat.")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=30.0,
+              show_default=True, help="This leg's length.")  # fmt: skip
+@click.option("--check-minutes", type=click.FloatRange(min=0, min_open=True), default=10.0,
+              show_default=True, help="Between looks at the tests, each with weights.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=2e-3,
+              show_default=True, help="Highest learning rate of the new layers.")  # fmt: skip
+@click.option("--trunk-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3,
+              show_default=True, help="Of MoveNet's, as a share of their size.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True,
+              help="Processes that make crops.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def pinpoint(threads: int | None, **options) -> None:
+    """Train Pinpoint on the crop sets of DATA, watched on two others."""
+    import torch
+
+    from ropetp_cli.training.pinpoint import PinpointTraining, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    if len(options["share"]) != len(options["sets"]):
+        raise click.UsageError("--share: give one for each set")
+    train(PinpointTraining(**options), report=lambda line: click.echo(line, err=True))
 
 
 @command.command()

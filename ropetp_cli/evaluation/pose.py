@@ -114,7 +114,8 @@ def evaluate_sets(
     near: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The figures of Rope on crop sets; on real ones also the PCK of the detector's keypoints, of
-    MoveNet's and, if ``teacher``, a .tflite file, is given, BlazePose's. ``weights`` as in
+    MoveNet's, of Pinpoint's and, if ``teacher``, a .tflite file, is given, BlazePose's.
+    ``weights`` as in
     :meth:`~ropetp_cli.rope.predictor.RopePredictor.from_weights`.
 
     ``alone``: Rope without keypoints; ``aligned`` False: without the alignment;
@@ -141,7 +142,13 @@ def evaluate_sets(
         found[name] = real_figures(poses, crops)
         others = {"detector": crops.keypoints[:, COCO_LIMBS, :2]}
         if not alone:
-            others["movenet"] = poses.keypoints[:, COCO_LIMBS, :2]
+            others["pinpoint"] = poses.keypoints[:, COCO_LIMBS, :2]
+            others["movenet"] = np.concatenate(
+                [
+                    predictor.marked(np.array(crops.images[rows]), crops.keypoints[rows])
+                    for rows in batches(len(crops))
+                ]
+            )[:, COCO_LIMBS, :2]
         if net is not None:
             marks = [net.features(_images(crops, rows).to(device), ["landmarks"])["landmarks"].cpu()
                      for rows in batches(len(crops))]  # fmt: skip

@@ -3,15 +3,17 @@
 A network that answers with rotations sums their errors along every limb, so that a wrist lies off
 the wrist in the picture although the network sees where it is. Gauss-Newton on
 
-    sum_k |image_k - point_k|^2 / spread_k^2 + sum_j stiffness_j |turn_j|^2
+    sum_k |image_k - point_k|^2 / spread_k^2 + turns' stiffness turns
 
 bends the body by small turns of its joints and moves its camera. Joints whose place is a guess
-have a wide spread, and stay as the network thinks.
+have a wide spread, and stay as the network thinks. The stiffness is the inverse covariance of how
+the network errs (``training.stiffness``): limbs that point at the camera give way more easily than
+those that lie in the picture, and a shin keeps its direction where its thigh is turned.
 
-Keypoints that another network saw are such evidence, too. How far off MoveNet's are that it is so
-sure of was measured on crops whose joints are known: a hundredth of a crop where it is sure, a
-fifth where it is not. Where both networks contradict each other beyond that, one is mistaken
-altogether, and its keypoint counts for less.
+Where Pinpoint sees joints is such evidence, too. How far off that is was measured on crops whose
+joints are known: a hundredth of a crop where it is sure, an eighth where it is not. Where both
+networks contradict each other beyond that, one is mistaken altogether, and its point counts for
+less.
 
 The network's camera is a weak-perspective one, and the picture is not: what is farther away than
 the pelvis lies nearer to the middle. Points are first moved to where a camera from afar would see
@@ -24,59 +26,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ropetp_cli.body.skeleton import (
-    JOINT_INDEX,
-    JOINTS,
-    LIMB_KEYPOINTS,
-    LIMBS,
-    NUM_JOINTS,
-    PARENTS,
-)
+from ropetp_cli.body.skeleton import NUM_JOINTS, PARENTS
 from ropetp_cli.rope.network import Rope, RopeOutput, farther, weak_perspective
+from ropetp_cli.rope.pinpoint import Pinpointed
 
 ITERATIONS = 4
-#: 1 / rad^2: how much a joint's turn costs, beside evidence in units of its spread.
-LIMB_STIFFNESS = 16.0
-TRUNK_STIFFNESS = 100.0
-ROOT_STIFFNESS = 60.0
-#: How far off a keypoint is, in half crops, standard deviation: of one MoveNet is sure of, how much
-#: more of one with score 0, and the score over which that fades by e.
-KEYPOINT_SPREAD, UNSURE_SPREAD, SCORE_FADES = 0.024, 0.4, 0.2
-#: Hips and shoulders of COCO lie so far from the joints.
-ELSEWHERE = 0.012
+#: How much more Rope counts than its errors by themselves say: evidence errs together.
+TRUST = 2.5
+#: How far off what Pinpoint says of a joint is, in half crops, standard deviation: at least, and
+#: more by how likely it is that the joint lies elsewhere.
+LEAST_SPREAD, PIN_SPREAD, UNSURE = 0.008, 0.011, 3.2
 #: Degrees of freedom of Student's distribution of how far both networks are apart.
 CONTRADICTION = 6.0
-_TOLD = list(LIMB_KEYPOINTS)
-_LIMBS = ("hip", "knee", "shoulder", "elbow", "wrist", "ankle")
 
 
-def with_keypoints(output: RopeOutput, keypoints: Tensor, scale: Tensor) -> RopeOutput:
-    """``output`` whose points and spread hold what ``keypoints`` [B, 17, 3] say, too: x, y in the
-    units of ``output.points`` and score, 0 where none was seen. ``scale`` [B]: how much larger the
-    person is there than in the crop the keypoints were seen in."""
-    place, score = keypoints[:, _TOLD, :2], keypoints[:, _TOLD, 2]
-    away = torch.tensor(
-        [ELSEWHERE * JOINTS[joint].endswith(("hip", "shoulder")) for joint in LIMBS],
-        device=score.device,
-    )
-    spread = KEYPOINT_SPREAD + UNSURE_SPREAD * torch.exp(-score / SCORE_FADES)
-    variance = (spread * scale[:, None]) ** 2 + away**2
-    own = torch.exp(2 * output.log_spread[:, LIMBS])
-    apart = (output.points[:, LIMBS] - place).square().sum(-1) / (variance + own)
-    weight = (score > 0) / variance / (1 + apart / CONTRADICTION)
-    points, log_spread = output.points.clone(), output.log_spread.clone()
+def with_pinpoints(output: RopeOutput, found: Pinpointed) -> RopeOutput:
+    """``output`` whose points and spread hold where joints were ``found``, too."""
+    spread = LEAST_SPREAD + PIN_SPREAD * torch.exp(UNSURE * (1 - found.mass))
+    own = torch.exp(2 * output.log_spread)
+    apart = (output.points - found.points).square().sum(-1) / (spread**2 + own)
+    weight = 1 / (spread**2 * (1 + apart / CONTRADICTION))
     total = 1 / own + weight
-    seen = points[:, LIMBS] / own[..., None] + weight[..., None] * place
-    points[:, LIMBS] = seen / total[..., None]
-    log_spread[:, LIMBS] = -total.log() / 2
-    return replace(output, points=points, log_spread=log_spread)
-
-
-def _stiffness() -> Tensor:
-    limb = torch.tensor([name.split("_")[-1] in _LIMBS for name in JOINTS])
-    values = torch.where(limb, LIMB_STIFFNESS, TRUNK_STIFFNESS)
-    values[JOINT_INDEX["pelvis"]] = ROOT_STIFFNESS
-    return values.repeat_interleave(3)
+    points = (output.points / own[..., None] + weight[..., None] * found.points) / total[..., None]
+    return replace(output, points=points, log_spread=-total.log() / 2)
 
 
 def _descendants() -> Tensor:
@@ -89,7 +61,7 @@ def _descendants() -> Tensor:
     return below
 
 
-_STIFFNESS, _BELOW = _stiffness(), _descendants()
+_BELOW = _descendants()
 
 
 def align(
@@ -98,12 +70,12 @@ def align(
     """Rotations [B, 24, 3, 3] and cam [B, 3] whose image meets ``output.points`` as far as their
     spread asks for it. ``span`` [B] m as in :func:`~ropetp_cli.rope.network.perspective`."""
     weight = torch.exp(-2 * output.log_spread)
-    stiffness = _STIFFNESS.to(weight)
+    stiffness = TRUST * rope.stiffness
     below = _BELOW.to(weight)
     rotations, cam = output.rotations, output.cam
     turned = torch.zeros(len(cam), 3 * NUM_JOINTS, device=cam.device)
     # The camera is free but for a trace that keeps the equations solvable.
-    prior = torch.diag(torch.cat([stiffness, stiffness.new_full((3,), 1e-2)]))
+    prior = torch.block_diag(stiffness, 1e-2 * torch.eye(3, device=cam.device))
     for _ in range(iterations):
         joints, accumulated = rope.posed(rotations, output.betas)
         image = weak_perspective(joints, cam)
@@ -111,7 +83,7 @@ def align(
         jacobian = _jacobian(joints, image, cam, below)
         weighted = jacobian * weight[:, :, None, None]
         normal = torch.einsum("bkcp,bkcq->bpq", weighted, jacobian) + prior
-        back = F.pad(stiffness * turned, (0, 3))
+        back = F.pad(turned @ stiffness, (0, 3))
         right = torch.einsum("bkcp,bkc->bp", weighted, points - image) - back
         step = torch.linalg.solve(normal, right)
         turns = step[:, : 3 * NUM_JOINTS].clamp(-0.5, 0.5)

@@ -31,7 +31,7 @@ _STAGES = (
 _STEM, _END = 56, 1280
 #: The stages whose maps the pyramid joins, coarse to fine, and how wide it is there.
 _JOINED = ((3, 64), (2, 32), (1, 24))
-_PYRAMID = (64, 32, 24, 24)
+PYRAMID = (64, 32, 24, 24)
 _HEADS = {"heatmaps": KEYPOINTS, "center": 1, "regress": 2 * KEYPOINTS, "offset": 2 * KEYPOINTS}
 
 
@@ -73,9 +73,8 @@ def _separable(width_in: int, width: int) -> nn.Sequential:
     )
 
 
-class MoveNet(nn.Module):
-    """Crops [B, 3, 256, 256] RGB 0..1 -> keypoints [B, 17, 3] in COCO's order: x, y in -1..1 of
-    the crop, and the score of its heatmap there, 0..1."""
+class Pyramid(nn.Module):
+    """MoveNet's trunk and the feature pyramid on it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,22 +88,17 @@ class MoveNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
         self.end = nn.Sequential(_Convolution(width, _END), nn.ReLU6(inplace=True))
-        self.top = _Convolution(_END, _PYRAMID[0])
+        self.top = _Convolution(_END, PYRAMID[0])
         self.lateral = nn.ModuleList(
             _Convolution(_STAGES[stage][1], wide) for stage, wide in _JOINED
         )
         self.down = nn.ModuleList(
-            _separable(a, b) for a, b in zip(_PYRAMID[:-1], _PYRAMID[1:], strict=True)
-        )
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Sequential(_separable(_PYRAMID[-1], 96), _Convolution(96, width))
-                for name, width in _HEADS.items()
-            }
+            _separable(a, b) for a, b in zip(PYRAMID[:-1], PYRAMID[1:], strict=True)
         )
 
-    def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """What the heads say at every place, [B, C, 64, 64]."""
+    def features(self, images: Tensor, told: Tensor | None = None) -> Tensor:
+        """Images [B, 3, 256, 256] RGB 0..1 -> the pyramid's finest map [B, 24, 64, 64]. ``told``
+        [B, 64, 16, 16] is added where it is 16 wide."""
         x = self.stem(2 * images - 1)
         found = []
         for stage in self.stages:
@@ -113,7 +107,29 @@ class MoveNet(nn.Module):
         x = self.top(self.end(x))
         for (stage, _), lateral, down in zip(_JOINED, self.lateral, self.down, strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = down(x + lateral(found[stage]))
+            x = x + lateral(found[stage])
+            if told is not None:
+                x, told = x + told, None
+            x = down(x)
+        return x
+
+
+def head(width: int) -> nn.Sequential:
+    """What a pyramid's finest map says of ``width`` things."""
+    return nn.Sequential(_separable(PYRAMID[-1], 96), _Convolution(96, width))
+
+
+class MoveNet(Pyramid):
+    """Crops [B, 3, 256, 256] RGB 0..1 -> keypoints [B, 17, 3] in COCO's order: x, y in -1..1 of
+    the crop, and the score of its heatmap there, 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: head(width) for name, width in _HEADS.items()})
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """What the heads say at every place, [B, C, 64, 64]."""
+        x = self.features(images)
         return {name: head(x) for name, head in self.heads.items()}
 
     def forward(self, images: Tensor, hints: Tensor | None = None) -> Tensor:

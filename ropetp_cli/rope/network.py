@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rot6d import forward_kinematics, rot6d_to_matrix
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.backbone import make_backbone
 from ropetp_cli.rope.regressor import PART_LEVELS, ContextualRegressor, KeypointEncoder
@@ -77,6 +78,15 @@ def perspective(joints: Tensor, cam: Tensor, span: Tensor) -> Tensor:
     return weak_perspective(joints, cam) / farther(joints, cam[:, 0] * span)
 
 
+def unmeasured_stiffness() -> Tensor:
+    """How stiffly turns of joints resist bending to the image, [72, 72] 1 / rad^2, where nobody has
+    measured how a network errs (``training.stiffness``)."""
+    limbs = ("hip", "knee", "shoulder", "elbow", "wrist", "ankle")
+    each = torch.tensor([8.0 if name.split("_")[-1] in limbs else 50.0 for name in JOINTS])
+    each[JOINT_INDEX["pelvis"]] = 30.0
+    return torch.diag(each.repeat_interleave(3))
+
+
 class Rope(nn.Module):
     """SMPL of the person in a crop, right under occlusion (paper section 3.2)."""
 
@@ -104,6 +114,7 @@ class Rope(nn.Module):
         self.register_buffer(
             "rest_dirs", torch.as_tensor(per_beta, dtype=torch.float32) - mean, persistent=False
         )
+        self.register_buffer("stiffness", unmeasured_stiffness())
 
     def forward(self, images: Tensor, keypoints: Tensor | None = None) -> RopeOutput:
         """``images`` [B, 3, 256, 256] RGB, 0..1; ``keypoints`` [B, 17, 3], if
@@ -176,6 +187,7 @@ def load_rope(path: str | Path, body: BodyData) -> Rope:
             "nothing on another body"
         )
     rope = Rope(config, body, spec)
+    state.setdefault("stiffness", rope.stiffness)
     floats = {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
     try:
         rope.load_state_dict(floats)

@@ -10,10 +10,12 @@ import torch
 from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import forward_kinematics
-from ropetp_cli.rope.alignment import align, with_keypoints
+from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS
+from ropetp_cli.rope.alignment import align, with_pinpoints
 from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.movenet import MoveNet, load_movenet
 from ropetp_cli.rope.network import Rope, RopeOutput, load_rope, perspective
+from ropetp_cli.rope.pinpoint import Pinpoint, Pinpointed, load_pinpoint, locate
 from ropetp_cli.rope.upright import FAR, Views, upright_views
 from ropetp_cli.weights import find_weights
 
@@ -22,8 +24,9 @@ from ropetp_cli.weights import find_weights
 class CropPoses:
     """Answers for N crops, in crop camera axes: rotations [N, 24, 3, 3], betas [N, 10], cam
     [N, 3] (s, tx, ty), joints2d [N, 24, 2] in -1..1 of the crop, as the camera sees them where its
-    distance is known, else as from afar, confidence [N, 24] 0..1; and the keypoints [N, 17, 3] that
-    Rope was told, x, y in -1..1 of the crop and confidence, zeros where none was seen."""
+    distance is known, else as from afar, confidence [N, 24] 0..1; and keypoints [N, 17, 3], as Rope
+    was told or as found since, x, y in -1..1 of the crop and confidence, zeros where none was
+    seen."""
 
     rotations: np.ndarray
     betas: np.ndarray
@@ -60,8 +63,8 @@ DOUBT, SURER = 0.5, 0.1
 #: Keypoints farther apart than this, in half crops, may be two people's; the detector's counts from
 #: this confidence on, as so much of it.
 MIXED, SURE_OF_WHOM, LESS_SURE = 0.1, 0.5, 0.6
-#: MoveNet's widest map takes 13 MB a crop: so many at once.
-MARKED = 8
+#: The widest map of MoveNet and of Pinpoint takes 13 MB a crop: so many at once.
+AT_ONCE = 8
 #: Crops looked at again go in batches of at most so many: larger ones of ever new sizes find no
 #: room in freed memory, and the process grows.
 AGAIN = 8
@@ -80,7 +83,7 @@ class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment,
     ``quick`` the mirror, which takes as long again. ``reach``: from how far away people are looked
     at (``rope.upright``); what Rope over time was trained behind is NEAR. ``marks``, if given, sees
-    the detector's keypoints anew, and better."""
+    the detector's keypoints anew, and better; ``pins`` says where in the picture joints are."""
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class RopePredictor:
         quick: bool = False,
         reach: float = FAR,
         marks: MoveNet | None = None,
+        pins: Pinpoint | None = None,
     ):
         keep_freed_memory()
         self.device = torch.device(device)
@@ -97,8 +101,12 @@ class RopePredictor:
         self.marks = marks
         if marks is not None:
             marks.eval().to(self.device, memory_format=torch.channels_last)
+        self.pins = pins
+        if pins is not None:
+            pins.eval().to(self.device, memory_format=torch.channels_last)
         self.aligned = aligned
         self.reach = reach
+        self.quick = quick
         self.look = self.rope if quick else partial(look_twice, self.rope)
 
     @classmethod
@@ -106,11 +114,14 @@ class RopePredictor:
         cls, body: BodyData, weights: Path | None = None, device: str = "cpu", **how
     ) -> "RopePredictor":
         """With the networks of ``weights``: a directory with a manifest, by default the tool's, or
-        a .safetensors file of Rope, beside the tool's MoveNet. RopeTPError as they have it."""
+        a .safetensors file of Rope, beside the tool's MoveNet and Pinpoint. RopeTPError as they
+        have it."""
         is_file = weights is not None and weights.suffix == ".safetensors"
         rope = load_rope(weights if is_file else find_weights("rope", weights), body)
-        marks = load_movenet(find_weights("keypoints", None if is_file else weights))
-        return cls(rope, device, marks=marks, **how)
+        others = None if is_file else weights
+        marks = load_movenet(find_weights("keypoints", others))
+        pins = load_pinpoint(find_weights("pinpoint", others))
+        return cls(rope, device, marks=marks, pins=pins, **how)
 
     @torch.inference_mode()
     def predict(
@@ -137,8 +148,8 @@ class RopePredictor:
             marked = self.marked(crops, keypoints)
             if crowded is not None:
                 marked = np.where(crowded[:, None, None], disentangled(marked, keypoints), marked)
-        poses = self._second_look(crops, self._look(crops, marked, widths), widths)
-        return replace(poses, keypoints=marked)
+        first = self._look(crops, marked, widths)
+        return replace(self._second_look(crops, first, widths), keypoints=first.keypoints)
 
     @torch.inference_mode()
     def marked(self, crops: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
@@ -146,8 +157,8 @@ class RopePredictor:
         has not seen, who may be hidden by another."""
         seen = np.flatnonzero((keypoints[..., 2] > 0).any(axis=1))
         marked = np.zeros(keypoints.shape)
-        for start in range(0, len(seen), MARKED):
-            rows = seen[start : start + MARKED]
+        for start in range(0, len(seen), AT_ONCE):
+            rows = seen[start : start + AT_ONCE]
             hints = torch.from_numpy(keypoints[rows]).float().to(self.device)
             marked[rows] = self.marks(self._images(crops[rows]), hints).cpu().numpy()
         return marked
@@ -162,7 +173,16 @@ class RopePredictor:
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             output = self.look(images, seen)
-        return self.answers(output, views, widths, keypoints)
+            found = self._pinpointed(images, seen)
+        return self.answers(output, views, widths, keypoints, found)
+
+    def _pinpointed(self, images: torch.Tensor, seen: torch.Tensor) -> Pinpointed | None:
+        if self.pins is None:
+            return None
+        parts = [slice(start, start + AT_ONCE) for start in range(0, len(images), AT_ONCE)]
+        return Pinpointed.joined(
+            [locate(self.pins, images[part], seen[part], twice=not self.quick) for part in parts]
+        )
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses, widths: np.ndarray) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's
@@ -181,16 +201,21 @@ class RopePredictor:
         return CropPoses.joined([poses, again]).take(chosen)
 
     def answers(
-        self, output: RopeOutput, views: Views, widths: np.ndarray, keypoints: np.ndarray
+        self,
+        output: RopeOutput,
+        views: Views,
+        widths: np.ndarray,
+        keypoints: np.ndarray,
+        found: Pinpointed | None = None,
     ) -> CropPoses:
         """What ``output`` says of the crops, ``widths`` [N] at one metre, from what it says of
-        their ``views`` and their ``keypoints`` [N, 17, 3]."""
+        their ``views``, where joints were ``found`` there, and the crops' ``keypoints`` [N, 17,
+        3]."""
         rotations, cam = output.rotations, output.cam
         span = torch.from_numpy(widths / 2 / views.scale).to(cam)
         if self.aligned:
-            told = torch.from_numpy(views.keypoints(keypoints)).to(cam)
-            if self.marks is not None:
-                output = with_keypoints(output, told, torch.from_numpy(views.scale).to(cam))
+            if found is not None:
+                output = with_pinpoints(output, found)
             rotations, cam = align(self.rope, output, span)
         image = perspective(self.rope.joints(rotations, output.betas), cam, span)
         confidence = output.confidence_logit.sigmoid()
@@ -202,7 +227,19 @@ class RopePredictor:
         rotations[:, 0] = back @ rotations[:, 0]
         shift = (back[:, :2, :2] @ cam[:, 1:, None])[..., 0]
         cam = np.concatenate([cam[:, :1] / views.scale[:, None], shift], axis=1)
+        if found is not None:
+            points = views.points_back(found.points.double().cpu().numpy())
+            keypoints = refound(keypoints, points, found.mass.double().cpu().numpy())
         return CropPoses(rotations, betas, cam, views.points_back(image), confidence, keypoints)
+
+
+def refound(keypoints: np.ndarray, points: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """``keypoints`` [N, 17, 3] with limbs where Pinpoint found them, ``points`` [N, 24, 2] and
+    ``mass`` [N, 24], but of those of whom nobody had seen any."""
+    limbs = np.concatenate([points[:, LIMBS], mass[:, LIMBS, None]], axis=-1)
+    new = keypoints.copy()
+    new[:, list(LIMB_KEYPOINTS)] = limbs
+    return np.where((keypoints[..., 2:] > 0).any(axis=1, keepdims=True), new, keypoints)
 
 
 def disentangled(marked: np.ndarray, detected: np.ndarray) -> np.ndarray:

@@ -1,0 +1,159 @@
+"""Where the picture shows each joint, to a few pixels (beyond the paper).
+
+With every joint's true place in the picture a pose of Rope's, bent to it, is half as far off as
+bent to where Rope and MoveNet see them: what limits Rope is 2D. This network has MoveNet's trunk,
+trained on, and looks at the upright view that Rope looks at, told which person is meant by
+keypoints. It says how likely every place is for each of SMPL's 24 joints, hidden ones, too.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, NUM_JOINTS
+from ropetp_cli.errors import RopeTPError
+from ropetp_cli.rope.mirror import COCO_MIRROR
+from ropetp_cli.rope.movenet import KEYPOINTS, MAP_PX, PYRAMID, MoveNet, Pyramid, head
+
+#: Places across the map on which keypoints are told, and how wide each is drawn there.
+_TOLD_PX, _TOLD_SIGMA = 16, 1.0
+#: A joint lies within so many steps of the map of the likeliest place.
+WITHIN = 2
+
+
+@dataclass
+class Pinpointed:
+    """Joints [B, 24, 2] in -1..1 of the view, and ``mass`` [B, 24], how likely each lies within
+    WITHIN steps of there."""
+
+    points: Tensor
+    mass: Tensor
+
+    @classmethod
+    def joined(cls, parts: list["Pinpointed"]) -> "Pinpointed":
+        """Several batches as one."""
+        names = cls.__dataclass_fields__
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+class Pinpoint(Pyramid):
+    """Views [B, 3, 256, 256] RGB 0..1 and keypoints [B, 17, 3] of the person meant, x, y in -1..1
+    and confidence -> the logarithm of how likely each place is, [B, 24, 64, 64], but for a
+    constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = nn.Conv2d(KEYPOINTS, PYRAMID[0], 1)
+        self.head = head(NUM_JOINTS)
+        nn.init.zeros_(self.told.weight)
+        nn.init.zeros_(self.told.bias)
+
+    @classmethod
+    def from_movenet(cls, movenet: MoveNet) -> "Pinpoint":
+        """With its trunk, and each joint first looked for where its keypoint is."""
+        net = cls()
+        given = movenet.state_dict()
+        before, after = (f"heads.heatmaps.{k}" for k in (0, 1))
+        state = net.state_dict()
+        for name in state:
+            if name in given:
+                state[name] = given[name]
+            elif name.startswith("head.0"):
+                state[name] = given[name.replace("head.0", before)]
+        for keypoint, joint in LIMB_KEYPOINTS.items():
+            for member in (joint, joint.replace("ankle", "foot").replace("wrist", "hand")):
+                for part in ("weight", "bias"):
+                    row = given[f"{after}.{part}"][keypoint]
+                    state[f"head.1.{part}"][JOINT_INDEX[member]] = row
+        net.load_state_dict(state)
+        return net
+
+    def forward(self, views: Tensor, keypoints: Tensor) -> Tensor:
+        return self.head(self.features(views, self.told(_drawn(keypoints))))
+
+
+def _drawn(keypoints: Tensor) -> Tensor:
+    """Keypoints [B, 17, 3] as spots on maps [B, 17, 16, 16], as bright as they are sure."""
+    across, down = (along(keypoints[..., k], _TOLD_PX, _TOLD_SIGMA) for k in (0, 1))
+    return keypoints[..., 2, None, None] * down[..., None] * across[..., None, :]
+
+
+def places(side: int, like: Tensor) -> Tensor:
+    """Where the middles of a map's ``side`` steps lie in -1..1."""
+    return (torch.arange(side, device=like.device, dtype=torch.float32) * 2 + 1) / side - 1
+
+
+def along(where: Tensor, side: int, sigma: float) -> Tensor:
+    """Bell curves [..., side], highest, 1, at ``where`` [...] in -1..1; ``sigma`` in steps."""
+    off = (places(side, where) - where[..., None]) * (side / 2 / sigma)
+    return torch.exp(-off.square() / 2)
+
+
+def log_likely(logits: Tensor) -> Tensor:
+    """The logarithm of how likely each place is, and last that it is outside the view, which counts
+    as much as a place with logit 0, [B, 24, 64 * 64 + 1]."""
+    return F.pad(logits.float().flatten(2), (0, 1)).log_softmax(dim=-1)
+
+
+def locate(net: Pinpoint, views: Tensor, keypoints: Tensor, twice: bool = True) -> Pinpointed:
+    """Where ``net`` sees joints; ``twice``: in a mirror, too, and either may be right."""
+    likely = log_likely(net(views, keypoints)).exp()
+    if twice:
+        across = keypoints.new_tensor([-1.0, 1.0, 1.0])
+        other = net(views.flip(-1), keypoints[:, COCO_MIRROR] * across)
+        likely = (likely + log_likely(other[:, list(MIRROR)].flip(-1)).exp()) / 2
+    return pinpointed(likely)
+
+
+def pinpointed(likely: Tensor) -> Pinpointed:
+    """What is to be made of how likely each place, and last outside, is for each joint, [B, 24,
+    64 * 64 + 1]."""
+    likely = likely[..., :-1].unflatten(2, (MAP_PX, MAP_PX))
+    side = 2 * WITHIN + 1
+    near = side**2 * F.avg_pool2d(likely, side, 1, WITHIN)
+    mass, best = near.flatten(2).max(dim=-1)
+    step = torch.arange(MAP_PX, device=likely.device)
+    columns, rows = (
+        ((step - middle[..., None]).abs() <= WITHIN).float()
+        for middle in (best % MAP_PX, best // MAP_PX)
+    )
+    local = likely * rows[..., None] * columns[..., None, :]
+    local = local / local.sum((-1, -2), keepdim=True).clamp(min=1e-9)
+    x = places(MAP_PX, likely)
+    points = torch.stack([(local.sum(-2) * x).sum(-1), (local.sum(-1) * x).sum(-1)], dim=-1)
+    return Pinpointed(points, mass)
+
+
+def pinpoint_loss(logits: Tensor, points: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    """Cross entropy of logits [B, 24, 64, 64] and bell curves of ``sigma`` steps about the true
+    ``points`` [B, 24, 2], weighted by ``weight`` [B, 24]."""
+    log = log_likely(logits)
+    inside = (points.abs() < 1).all(dim=-1)
+    across, down = (along(points[..., k], MAP_PX, sigma) for k in (0, 1))
+    across, down = (x / x.sum(-1, keepdim=True).clamp(min=1e-6) for x in (across, down))
+    within = log[..., :-1].unflatten(2, (MAP_PX, MAP_PX))
+    surprise = -torch.einsum("bkyx,bky,bkx->bk", within, down, across)
+    surprise = torch.where(inside, surprise, -log[..., -1])
+    return (surprise * weight).sum() / weight.sum().clamp(min=1)
+
+
+def save_pinpoint(net: Pinpoint, path: Path) -> None:
+    """Half-precision weights."""
+    state = {name: value.detach().half().contiguous() for name, value in net.state_dict().items()}
+    save_file(state, path)
+
+
+def load_pinpoint(path: str | Path) -> Pinpoint:
+    """The network in evaluation mode from a ``.safetensors`` file. RopeTPError when the file is
+    missing or no such network."""
+    net = Pinpoint()
+    try:
+        net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RopeTPError(f"{path}: no weights of Pinpoint; run `ropetp setup weights`") from error
+    return net.eval()
