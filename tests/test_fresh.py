@@ -12,6 +12,7 @@ from ropetp_cli.body.skeleton import JOINT_INDEX, NUM_JOINTS
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.losses import IGNORED, RopeTargets
+from ropetp_cli.rope.pinpoint import load_pinpoint
 from ropetp_cli.rope.predictor import posed_joints
 from ropetp_cli.training.crops import BACKGROUND, CropSet
 from ropetp_cli.training.detections import (
@@ -22,6 +23,8 @@ from ropetp_cli.training.detections import (
     trace_detector,
 )
 from ropetp_cli.training.fresh import FreshCrops, Pool, Studios, pool_of
+from ropetp_cli.training.pinpoint import PinpointTraining
+from ropetp_cli.training.pinpoint import train as train_pinpoint
 from ropetp_cli.training.rope import RelativeSteps, TrainOptions, rate_share, train
 from ropetp_cli.training.variation import Crops, degraded, flipped, hidden, moved, varied
 from ropetp_cli.weights import find_weights
@@ -186,6 +189,19 @@ def test_a_leg_on_fresh_crops_trains_the_trunk(data, mocap, tmp_path):
     found = train(options, log=lambda line: None)
     assert found["syn_test"]["mpjpe_mm"] < 400
     assert (tmp_path / "rope.safetensors").stat().st_size > 1e7
+
+
+def test_a_leg_of_pinpoint_on_fresh_crops(data, mocap, tmp_path):
+    trace_detector(Detector(), tmp_path / "detector.pt")
+    leg = PinpointTraining(
+        data, tmp_path / "pin.safetensors", sets=("real_train",), share=(0.5, 0.5),
+        tests=("syn_test",), minutes=0.02, batch=4, workers=0, device="cpu",
+        fresh=mocap, detector=tmp_path / "detector.pt", capacity=16,
+    )  # fmt: skip
+    lines = []
+    found = train_pinpoint(leg, report=lines.append)
+    assert found["syn_test"]["median"] > 0 and "crops drawn" in lines[-1]
+    assert load_pinpoint(leg.out).told.weight.abs().max() > 0
 
 
 def test_a_studio_that_fails_is_heard_of(data, tmp_path):

@@ -281,6 +281,14 @@ def rope(threads: int | None, **options) -> None:
               show_default=True, help="Of MoveNet's, as a share of their size.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0), default=1, show_default=True,
               help="Processes that make crops.")  # fmt: skip
+@click.option("--fresh", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Motion capture (mocap_train.npz) to draw new crops of all the time; the first "
+              "--share is then theirs, the others those of --set.")  # fmt: skip
+@click.option("--detector", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="What looks at them (python -m ropetp_cli.training.detections DATA --trace "
+              "FILE).")  # fmt: skip
+@click.option("--capacity", type=click.IntRange(64), default=150_000, show_default=True,
+              help="New crops kept, 200 KB each, where the network is.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -292,8 +300,10 @@ def pinpoint(threads: int | None, **options) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    if len(options["share"]) != len(options["sets"]):
-        raise click.UsageError("--share: give one for each set")
+    if len(options["share"]) != len(options["sets"]) + bool(options["fresh"]):
+        raise click.UsageError("--share: give one for each set, with --fresh one before them")
+    if options["fresh"] and not options["detector"]:
+        raise click.UsageError("--fresh needs --detector")
     train(PinpointTraining(**options), report=lambda line: click.echo(line, err=True))
 
 

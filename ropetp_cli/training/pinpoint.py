@@ -26,7 +26,7 @@ from ropetp_cli.training.crops import CropSet
 from ropetp_cli.training.rope import (
     RelativeSteps,
     TrainOptions,
-    live_batches,
+    picture_batches,
     rate_share,
     spoil,
     to_images,
@@ -39,7 +39,8 @@ class PinpointTraining:
     """One leg. ``share``: how often a crop comes from each of ``sets``; ``start``: weights to begin
     from, MoveNet's if none; ``frozen``: so many of the trunk's stages stay as they are; ``rate``:
     of the new layers; ``trunk_rate``: of the others, as a share of each filter's size; ``sigma``:
-    how wide the truth is drawn, in steps of the map."""
+    how wide the truth is drawn, in steps of the map; ``fresh``, ``detector``, ``capacity``: as of
+    :class:`~ropetp_cli.training.rope.TrainOptions`."""
 
     data: Path
     out: Path
@@ -58,6 +59,9 @@ class PinpointTraining:
     seed: int = 0
     device: str = "auto"
     workers: int = 1
+    fresh: Path | None = None
+    detector: Path | None = None
+    capacity: int = 150_000
 
 
 @torch.inference_mode()
@@ -122,12 +126,13 @@ def train(
     )
     highest = [group["lr"] for group in optimizer.param_groups]
     average = copy.deepcopy(net).eval().requires_grad_(False)
-    source = TrainOptions(
-        options.data, options.out, share=options.share, batch=options.batch, workers=options.workers
-    )
-    stream = live_batches(sets, source, options.seed)
+    names = "data", "out", "sets", "share", "batch", "workers", "fresh", "detector", "capacity"
+    source = TrainOptions(**{name: getattr(options, name) for name in names})
+    stream, studios = picture_batches(sets, source, options.seed, device)
     began, next_check, lost, found = time.monotonic(), options.check_minutes, [], {}
     for step, batch in enumerate(stream):
+        if step == 0:  # the first crops are there
+            began = time.monotonic()
         spent = (time.monotonic() - began) / 60
         done = spent / options.minutes
         if spent >= next_check or done >= 1:
@@ -138,9 +143,11 @@ def train(
                 f"{name} " + " ".join(f"{key} {value:.4f}" for key, value in each.items())
                 for name, each in found.items()
             )
-            report(f"{spent:.1f} min, step {step}, loss {np.mean(lost[-200:]):.3f}: {shown}")
+            drawn = f"{studios.pool.drawn} crops drawn, " if studios else ""
+            loss = np.mean(lost[-200:])
+            report(f"{spent:.1f} min, {drawn}step {step}, loss {loss:.3f}: {shown}")
         if done >= 1:
-            return found
+            break
         for group, rate in zip(optimizer.param_groups, highest, strict=True):
             group["lr"] = rate * rate_share(step, done)
         batch = batch.to(device)
@@ -156,4 +163,6 @@ def train(
         with torch.no_grad():
             decay = min(options.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+    if studios:
+        studios.close()
     return found

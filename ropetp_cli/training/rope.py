@@ -334,6 +334,19 @@ def fresh_batches(
         yield Batch([crops.images], crops.keypoints, crops.targets)
 
 
+def picture_batches(
+    sets: list[CropSet], options: TrainOptions, seed: int, device: str
+) -> tuple[Iterator[Batch], Studios | None]:
+    """Batches of pictures, and who draws those that are new, if anybody does."""
+    if not options.fresh:
+        return live_batches(sets, options, seed), None
+    studios = Studios(
+        FreshCrops(options.fresh, options.data, options.sets[0], seed),
+        options.detector, options.capacity, options.workers, device,
+    )  # fmt: skip
+    return fresh_batches(studios, sets, options, device), studios
+
+
 def _one_thread(worker: int) -> None:
     """The other cores are the network's."""
     cv2.setNumThreads(1)
@@ -476,6 +489,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
         rope.load_state_dict(state["rope"])
         step = state["step"]
 
+    studios = None
     if not options.train_trunk:
         rope.eval()
         cache = options.cache or options.data / "cache"
@@ -488,14 +502,8 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             for name, (crops, _) in tests.items()
         }
         stream = cached_batches(frozen, options, options.seed + step)
-    elif options.fresh:
-        studios = Studios(
-            FreshCrops(options.fresh, options.data, options.sets[0], options.seed + step),
-            options.detector, options.capacity, options.workers, device,
-        )  # fmt: skip
-        stream = fresh_batches(studios, sets, options, device)
     else:
-        stream = live_batches(sets, options, options.seed + step)
+        stream, studios = picture_batches(sets, options, options.seed + step, device)
 
     rope.to(device, memory_format=torch.channels_last)
     marks.to(device, memory_format=torch.channels_last)
@@ -522,7 +530,7 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     best, written = state["best"] if state else math.inf, None
 
     def drawn() -> str:
-        return f"{studios.pool.drawn} crops drawn, " if options.fresh else ""
+        return f"{studios.pool.drawn} crops drawn, " if studios else ""
 
     def checkpoint() -> dict[str, dict[str, float]]:
         nonlocal best, written
@@ -592,6 +600,6 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
             sums, counted = {}, 0
             checkpoint()
             next_check = time.perf_counter() + between
-    if options.fresh:
+    if studios:
         studios.close()
     return checkpoint()
