@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One entry of ``manifest.toml``: ``role`` is what asks for it (``rope``, ``temporal``,
-    ``trajectory``).
+    """One entry of ``manifest.toml``: ``role`` is what asks for it (``rope``, ``keypoints``,
+    ``pinpoint``, ``temporal``, ``trajectory``).
 
     ``url``, where there is one, is an https address that `ropetp setup weights` may fetch it
     from; nothing else ever does.

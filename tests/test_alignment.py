@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
-from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, MIRROR
-from ropetp_cli.rope.alignment import align, with_pinpoints
+from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, LIMB_KEYPOINTS, LIMBS, MIRROR
+from ropetp_cli.rope.alignment import TRUST, align, with_pinpoints
 from ropetp_cli.rope.mirror import COCO_MIRROR, look_twice
 from ropetp_cli.rope.network import (
     Rope,
@@ -20,6 +22,7 @@ from ropetp_cli.rope.network import (
     RopeOutput,
     load_rope,
     perspective,
+    save_rope,
     weak_perspective,
 )
 from ropetp_cli.rope.pinpoint import Pinpointed
@@ -146,12 +149,30 @@ def test_a_turned_crop_gives_the_turned_answer(rope):
     span = 0.3
     image = perspective(output.joints, output.cam, torch.tensor([span / 0.75]))
     output.points = image
-    poses = RopePredictor(rope).answers(output, views, np.array([2 * span]), np.zeros((1, 17, 3)))
+    told = np.zeros((1, 17, 3))
+    told[0, 0, 2] = 0.9
+    found = Pinpointed(image, torch.ones(1, 24))
+    poses = RopePredictor(rope).answers(output, views, np.array([2 * span]), told, found)
     joints = rope.joints(torch.from_numpy(poses.rotations).float(), output.betas)
     cam = torch.from_numpy(poses.cam).float()
     again = perspective(joints, cam, torch.tensor([span]))
     np.testing.assert_allclose(again.numpy(), poses.joints2d, atol=1e-5)
     np.testing.assert_allclose(views.points(poses.joints2d), image.numpy(), atol=1e-4)
+    limbs = views.keypoints(poses.keypoints)[:, list(LIMB_KEYPOINTS)]
+    np.testing.assert_allclose(limbs[..., :2], image[:, LIMBS].numpy(), atol=1e-5)
+    assert (limbs[..., 2] == 1).all()
+
+
+def test_weights_without_a_measured_stiffness_are_bent_as_before(rope, tmp_path):
+    path = tmp_path / "rope.safetensors"
+    save_rope(rope, path)
+    kept = load_file(path)
+    del kept["stiffness"]
+    with safe_open(path, "pt") as file:
+        save_file(kept, path, file.metadata())
+    each = TRUST * load_rope(path, load_body()).stiffness.diagonal().view(24, 3)
+    assert torch.allclose(each[JOINT_INDEX["left_knee"]], torch.tensor(16.0))
+    assert torch.allclose(each[JOINT_INDEX["spine1"]], torch.tensor(100.0))
 
 
 def test_mirrored_crops_get_mirrored_answers():

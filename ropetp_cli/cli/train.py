@@ -263,7 +263,7 @@ def rope(threads: int | None, **options) -> None:
 @click.option("--start", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Weights (.safetensors) to begin from, MoveNet's if not given.")  # fmt: skip
 @click.option("--frozen", type=click.IntRange(0, 7), default=3, show_default=True,
-              help="So many of the trunk's seven stages stay as they are.")  # fmt: skip
+              help="The stem and so many of the trunk's stages are not trained.")  # fmt: skip
 @click.option("--set", "sets", multiple=True, metavar="NAME", default=("syn_train", "real_train"),
               show_default=True, help="A crop set of DATA to train on; repeat.")  # fmt: skip
 @click.option("--share", multiple=True, type=click.FloatRange(min=0), default=(0.7, 0.3),

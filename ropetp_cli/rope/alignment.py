@@ -11,7 +11,7 @@ the network errs (``training.stiffness``): limbs that point at the camera give w
 those that lie in the picture, and a shin keeps its direction where its thigh is turned.
 
 Where Pinpoint sees joints is such evidence, too. How far off that is was measured on crops whose
-joints are known: a hundredth of a crop where it is sure, an eighth where it is not. Where both
+joints are known: a hundredth of a crop where it is sure, a seventh where it is not. Where both
 networks contradict each other beyond that, one is mistaken altogether, and its point counts for
 less.
 

@@ -82,8 +82,8 @@ def unmeasured_stiffness() -> Tensor:
     """How stiffly turns of joints resist bending to the image, [72, 72] 1 / rad^2, where nobody has
     measured how a network errs (``training.stiffness``)."""
     limbs = ("hip", "knee", "shoulder", "elbow", "wrist", "ankle")
-    each = torch.tensor([8.0 if name.split("_")[-1] in limbs else 50.0 for name in JOINTS])
-    each[JOINT_INDEX["pelvis"]] = 30.0
+    each = torch.tensor([6.4 if name.split("_")[-1] in limbs else 40.0 for name in JOINTS])
+    each[JOINT_INDEX["pelvis"]] = 24.0
     return torch.diag(each.repeat_interleave(3))
 
 

@@ -1,9 +1,9 @@
 """Where the picture shows each joint, to a few pixels (beyond the paper).
 
-With every joint's true place in the picture a pose of Rope's, bent to it, is half as far off as
-bent to where Rope and MoveNet see them: what limits Rope is 2D. This network has MoveNet's trunk,
-trained on, and looks at the upright view that Rope looks at, told which person is meant by
-keypoints. It says how likely every place is for each of SMPL's 24 joints, hidden ones, too.
+With every joint's true place in the picture a pose of Rope's, bent to it, is little more than half
+as far off as bent to where Rope sees them: what limits Rope is 2D. This network has MoveNet's
+trunk, trained on, and looks at the upright view that Rope looks at, told by keypoints which person
+is meant. It says how likely every place is for each of SMPL's 24 joints, hidden ones, too.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Pinpoint(Pyramid):
 
     @classmethod
     def from_movenet(cls, movenet: MoveNet) -> "Pinpoint":
-        """With its trunk, and each joint first looked for where its keypoint is."""
+        """With its trunk, and limbs, hands and feet first looked for where their keypoints are."""
         net = cls()
         given = movenet.state_dict()
         before, after = (f"heads.heatmaps.{k}" for k in (0, 1))

@@ -179,7 +179,8 @@ class RopePredictor:
     def _pinpointed(self, images: torch.Tensor, seen: torch.Tensor) -> Pinpointed | None:
         if self.pins is None:
             return None
-        parts = [slice(start, start + AT_ONCE) for start in range(0, len(images), AT_ONCE)]
+        count = max(len(images), 1)
+        parts = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
         return Pinpointed.joined(
             [locate(self.pins, images[part], seen[part], twice=not self.quick) for part in parts]
         )
@@ -228,8 +229,8 @@ class RopePredictor:
         shift = (back[:, :2, :2] @ cam[:, 1:, None])[..., 0]
         cam = np.concatenate([cam[:, :1] / views.scale[:, None], shift], axis=1)
         if found is not None:
-            points = views.points_back(found.points.double().cpu().numpy())
-            keypoints = refound(keypoints, points, found.mass.double().cpu().numpy())
+            points = views.points_back(found.points.cpu().double().numpy())
+            keypoints = refound(keypoints, points, found.mass.cpu().double().numpy())
         return CropPoses(rotations, betas, cam, views.points_back(image), confidence, keypoints)
 
 

@@ -2,7 +2,7 @@
 the pictures before and after it can.
 
 A stack of dilated convolutions over time sees a second before and after every frame: the pose Rope
-answered, the keypoints it was told, how sure Rope is, and how the person moves before a camera that
+answered, keypoints, how sure Rope is, and how the person moves before a camera that
 keeps its place. It says what to add to every joint's rotation in the crop, and which way is up
 there: bodies balance. It knows no positions in time and no start: any length works, in pieces as
 whole.

@@ -37,7 +37,8 @@ from ropetp_cli.weights import find_weights
 @dataclass(frozen=True)
 class PinpointTraining:
     """One leg. ``share``: how often a crop comes from each of ``sets``; ``start``: weights to begin
-    from, MoveNet's if none; ``frozen``: so many of the trunk's stages stay as they are; ``rate``:
+    from, MoveNet's if none; ``frozen``: the stem and so many stages of the trunk stay as they
+    are, with 0 none; ``rate``:
     of the new layers; ``trunk_rate``: of the others, as a share of each filter's size; ``sigma``:
     how wide the truth is drawn, in steps of the map; ``fresh``, ``detector``, ``capacity``: as of
     :class:`~ropetp_cli.training.rope.TrainOptions`."""
@@ -76,7 +77,7 @@ def figures(net: Pinpoint, crops: CropSet, device: str) -> dict[str, float]:
         told = torch.from_numpy(views.keypoints(keypoints)).float().to(device)
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
             seen = locate(net, images, told, twice=False)
-        found.append(views.points_back(seen.points.double().cpu().numpy()))
+        found.append(views.points_back(seen.points.cpu().double().numpy()))
     points = np.concatenate(found)[:, LIMB_JOINTS]
     if "lsp2d" in crops.labels:
         labels = crops.labels["lsp2d"][:, :12]
@@ -112,7 +113,7 @@ def train(
     else:
         net = Pinpoint.from_movenet(load_movenet(find_weights("keypoints")))
     net.to(device, memory_format=torch.channels_last)
-    for part in (net.stem, *net.stages[: options.frozen]):
+    for part in [net.stem, *net.stages][: options.frozen and options.frozen + 1]:
         part.requires_grad_(False)
     new = [*net.told.parameters(), *net.head.parameters()]
     trunk = [p for p in net.parameters() if p.requires_grad and all(p is not n for n in new)]
@@ -126,7 +127,8 @@ def train(
     )
     highest = [group["lr"] for group in optimizer.param_groups]
     average = copy.deepcopy(net).eval().requires_grad_(False)
-    names = "data", "out", "sets", "share", "batch", "workers", "fresh", "detector", "capacity"
+    names = ("data", "out", "sets", "share", "batch", "seed", "workers", "fresh", "detector",
+             "capacity")  # fmt: skip
     source = TrainOptions(**{name: getattr(options, name) for name in names})
     stream, studios = picture_batches(sets, source, options.seed, device)
     began, next_check, lost, found = time.monotonic(), options.check_minutes, [], {}

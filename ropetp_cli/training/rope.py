@@ -486,6 +486,8 @@ def train(options: TrainOptions, log=print) -> dict[str, dict[str, float]]:
     state = None
     if options.resume:
         state = torch.load(options.resume, map_location="cpu", weights_only=True)
+        for kept in (state["rope"], state["average"]):  # of before it was measured
+            kept.setdefault("stiffness", rope.stiffness)
         rope.load_state_dict(state["rope"])
         step = state["step"]
 

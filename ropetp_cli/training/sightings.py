@@ -47,7 +47,7 @@ class Sightings:
 
     What was seen, in crop axes: ``seen`` rot6d [F, 24, 6], ``betas`` [F, 10], ``cam`` [F, 3],
     ``joints2d`` [F, 24, 2] in -1..1, ``confidence`` [F, 24] as in
-    :class:`~ropetp_cli.rope.predictor.CropPoses`, with the ``keypoints`` [F, 17, 3] it was told;
+    :class:`~ropetp_cli.rope.predictor.CropPoses`, with its ``keypoints`` [F, 17, 3];
     ``turn`` [F, 3, 3] from each crop's axes to the camera's and ``width`` [F], the crop's at one
     metre. How it was: ``true`` rot6d [F, 24, 6], the pelvis's in the world, ``camera`` [W, 3, 3]
     from the world's axes to the camera's and ``true_betas`` [W, 10]. ``offsets`` [W + 1];

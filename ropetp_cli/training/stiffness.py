@@ -1,5 +1,5 @@
 """How far off Rope's answers are, joint by joint and joints together, for bending them:
-``python -m ropetp_cli.training.stiffness DATA WEIGHTS --set NAME``.
+``python -m ropetp_cli.training.stiffness DATA WEIGHTS --set NAME --out FILE``.
 
 Rope's errors hang together: a thigh that is off leaves the shin as it is more often than it takes
 it along, and depth is wrong more often than what lies in the picture. The inverse of their
@@ -59,7 +59,7 @@ def stiffness_of(turns: np.ndarray) -> np.ndarray:
     """[72, 72], 1 / rad^2, from how far off answers were, [N, 24, 3]."""
     about = turns[np.linalg.norm(turns[:, 0], axis=1) < TURNED].reshape(-1, 3 * NUM_JOINTS)
     if len(about) < 6 * NUM_JOINTS:
-        raise RopeTPError(f"{len(about)} crops tell too little of 72 turns; give more")
+        raise RopeTPError(f"{len(about)} crops tell too little of 24 turns; give more")
     return np.linalg.inv(covariance(about))
 
 
@@ -76,6 +76,11 @@ def main(data: Path, weights: Path, name: str, count: int, out: Path) -> None:
     rope, marks = load_rope(weights, body), load_movenet(find_weights("keypoints"))
     predictor = RopePredictor(rope, aligned=False, marks=marks)
     crops = CropSet.load(data, name)
+    if not crops.rendered or not crops.keypoints.any():
+        raise RopeTPError(
+            f"{data}: {name} is not rendered or lacks the detector's keypoints; give rendered "
+            "crops, after `python -m ropetp_cli.training.detections`"
+        )
     chosen = np.unique(np.linspace(0, len(crops) - 1, count).astype(int))
     answers = [
         predictor.predict(np.array(crops.images[chosen[rows]]), crops.keypoints[chosen[rows]])
