@@ -5,6 +5,23 @@ from pathlib import Path
 import click
 
 
+def drawn_meanwhile(command):
+    """The options of crops that are drawn while a network trains on them."""
+    for option in (
+        click.option("--capacity", type=click.IntRange(64), default=150_000, show_default=True,
+                     help="New crops kept, 200 KB each, where the network is."),
+        click.option("--detector", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                     help="What looks at them (python -m ropetp_cli.training.detections DATA "
+                     "--trace FILE)."),
+        click.option("--fresh", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                     help="Motion capture (mocap_train.npz) to draw new crops of all the time; "
+                     "the first --share is then theirs, the others those of --set. Rope takes "
+                     "them with --train-trunk."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group()
 def command() -> None:
     """Train Rope, Pinpoint, Rope over time or the trajectory denoiser."""
@@ -228,14 +245,7 @@ def trajectory(
 @click.option("--variants", multiple=True, type=click.IntRange(1), default=(1, 2),
               show_default=True, help="Without --train-trunk: varied copies of each crop of "
               "each set.")  # fmt: skip
-@click.option("--fresh", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="With --train-trunk: motion capture (mocap_train.npz) to draw new crops of all "
-              "the time; the first --share is then theirs, the others those of --set.")  # fmt: skip
-@click.option("--detector", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="What looks at them (python -m ropetp_cli.training.detections DATA --trace "
-              "FILE).")  # fmt: skip
-@click.option("--capacity", type=click.IntRange(64), default=150_000, show_default=True,
-              help="New crops kept, 200 KB each, where the network is.")  # fmt: skip
+@drawn_meanwhile
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -281,14 +291,7 @@ def rope(threads: int | None, **options) -> None:
               show_default=True, help="Of MoveNet's, as a share of their size.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0), default=1, show_default=True,
               help="Processes that make crops.")  # fmt: skip
-@click.option("--fresh", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Motion capture (mocap_train.npz) to draw new crops of all the time; the first "
-              "--share is then theirs, the others those of --set.")  # fmt: skip
-@click.option("--detector", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="What looks at them (python -m ropetp_cli.training.detections DATA --trace "
-              "FILE).")  # fmt: skip
-@click.option("--capacity", type=click.IntRange(64), default=150_000, show_default=True,
-              help="New crops kept, 200 KB each, where the network is.")  # fmt: skip
+@drawn_meanwhile
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)

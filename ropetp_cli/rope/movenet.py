@@ -7,6 +7,7 @@ near there. ``python -m ropetp_cli.training.movenet`` reads the published weight
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ropetp_cli.errors import RopeTPError
 
+Net = TypeVar("Net", bound=nn.Module)
 #: Side of the crops, px, and of the maps that its heads give.
 CROP_PX, MAP_PX = 256, 64
 KEYPOINTS = 17
@@ -173,9 +175,14 @@ def _at(maps: Tensor, places: Tensor) -> Tensor:
 def load_movenet(path: str | Path) -> MoveNet:
     """The network in evaluation mode from a ``.safetensors`` file. RopeTPError when the file is
     missing or no such network."""
-    net = MoveNet()
+    return loaded(MoveNet(), path)
+
+
+def loaded(net: Net, path: str | Path) -> Net:
+    """``net`` with the weights of a ``.safetensors`` file, as floats, in evaluation mode."""
     try:
         net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RopeTPError(f"{path}: no weights of MoveNet; run `ropetp setup weights`") from error
+        name = type(net).__name__
+        raise RopeTPError(f"{path}: no weights of {name}; run `ropetp setup weights`") from error
     return net.eval()

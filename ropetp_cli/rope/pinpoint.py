@@ -11,14 +11,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, NUM_JOINTS
-from ropetp_cli.errors import RopeTPError
 from ropetp_cli.rope.mirror import COCO_MIRROR
-from ropetp_cli.rope.movenet import KEYPOINTS, MAP_PX, PYRAMID, MoveNet, Pyramid, head
+from ropetp_cli.rope.movenet import KEYPOINTS, MAP_PX, PYRAMID, MoveNet, Pyramid, head, loaded
 
 #: Places across the map on which keypoints are told, and how wide each is drawn there.
 _TOLD_PX, _TOLD_SIGMA = 16, 1.0
@@ -151,9 +149,4 @@ def save_pinpoint(net: Pinpoint, path: Path) -> None:
 def load_pinpoint(path: str | Path) -> Pinpoint:
     """The network in evaluation mode from a ``.safetensors`` file. RopeTPError when the file is
     missing or no such network."""
-    net = Pinpoint()
-    try:
-        net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RopeTPError(f"{path}: no weights of Pinpoint; run `ropetp setup weights`") from error
-    return net.eval()
+    return loaded(Pinpoint(), path)
