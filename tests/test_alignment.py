@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, LIMB_KEYPOINTS, LIMBS, MIRROR
-from ropetp_cli.rope.alignment import TRUST, align, with_pinpoints
+from ropetp_cli.rope.alignment import TRUST, agreement, align, with_pinpoints
 from ropetp_cli.rope.mirror import COCO_MIRROR, look_twice
+from ropetp_cli.rope.movenet import MAP_PX
 from ropetp_cli.rope.network import (
     Rope,
     RopeConfig,
@@ -25,7 +26,7 @@ from ropetp_cli.rope.network import (
     save_rope,
     weak_perspective,
 )
-from ropetp_cli.rope.pinpoint import Pinpointed
+from ropetp_cli.rope.pinpoint import Pinpointed, log_likely, places
 from ropetp_cli.rope.predictor import RopePredictor
 from ropetp_cli.rope.upright import BOX, FAR, NEAR, Views, upright_views
 from ropetp_cli.weights import find_weights
@@ -43,6 +44,17 @@ def figure(angle: float = 0.0, confidence: float = 0.9) -> np.ndarray:
     cosine, sine = np.cos(angle), np.sin(angle)
     points = STANDING @ np.array([[cosine, sine], [-sine, cosine]])
     return np.concatenate([points, np.full((17, 1), confidence)], axis=1)[None]
+
+
+def seen_at(*images: torch.Tensor) -> torch.Tensor:
+    """How likely joints are at each place of a view, where they are seen at any of ``images``
+    [1, 24, 2]."""
+    x = places(MAP_PX, torch.zeros(1))
+    logits = torch.full((1, 24, MAP_PX, MAP_PX), -20.0)
+    for image in images:
+        across, down = (((x - image[..., k, None]) * MAP_PX / 2).square() for k in (0, 1))
+        logits = torch.maximum(logits, 12 - across[..., None, :] - down[..., None])
+    return log_likely(logits).exp()
 
 
 @settings(max_examples=50, deadline=None)
@@ -151,16 +163,17 @@ def test_a_turned_crop_gives_the_turned_answer(rope):
     output.points = image
     told = np.zeros((1, 17, 3))
     told[0, 0, 2] = 0.9
-    found = Pinpointed(image, torch.ones(1, 24))
-    poses = RopePredictor(rope).answers(output, views, np.array([2 * span]), told, found)
+    likely = seen_at(image)
+    poses = RopePredictor(rope).answers(output, views, np.array([2 * span]), told, likely)
     joints = rope.joints(torch.from_numpy(poses.rotations).float(), output.betas)
     cam = torch.from_numpy(poses.cam).float()
     again = perspective(joints, cam, torch.tensor([span]))
     np.testing.assert_allclose(again.numpy(), poses.joints2d, atol=1e-5)
-    np.testing.assert_allclose(views.points(poses.joints2d), image.numpy(), atol=1e-4)
+    step = 2 / MAP_PX
+    np.testing.assert_allclose(views.points(poses.joints2d), image.numpy(), atol=0.2 * step)
     limbs = views.keypoints(poses.keypoints)[:, list(LIMB_KEYPOINTS)]
-    np.testing.assert_allclose(limbs[..., :2], image[:, LIMBS].numpy(), atol=1e-5)
-    assert (limbs[..., 2] == 1).all()
+    np.testing.assert_allclose(limbs[..., :2], image[:, LIMBS].numpy(), atol=0.2 * step)
+    assert (limbs[..., 2] > 0.97).all()
 
 
 def test_weights_without_a_measured_stiffness_are_bent_as_before(rope, tmp_path):
@@ -215,3 +228,21 @@ def test_joints_pull_as_far_as_they_are_surely_found(rope):
     assert moved[0.95][others].abs().max() < 1e-6
     assert moved[0.05][wrist] < 0.1 < 0.19 < moved[0.95][wrist] < 0.2
     assert moved[0.95][knee] < 0.06
+
+
+def test_a_body_chooses_between_places_that_are_as_likely(rope):
+    """A left leg below its hip that might as well be where the right one is lies where the body can
+    have it; where one place alone is likely, it is believed though the body was thought elsewhere.
+    """
+    output = posed(rope, {"left_knee": (0, 0, 0.5)}, (0.8, 0.0, 0.0))
+    output.log_spread = torch.full((1, 24), -2.0)
+    legs = [JOINT_INDEX[f"left_{name}"] for name in ("knee", "ankle", "foot")]
+    image, other = output.joints2d, output.joints2d.clone()
+    other[:, legs] = image[:, [MIRROR[joint] for joint in legs]]
+    told, found = agreement(rope, output, seen_at(image, other), FROM_AFAR)
+    off = (found.points - image).norm(dim=-1)
+    assert off.max() < 0.3 * 2 / MAP_PX < (other - image).norm(dim=-1).max()
+    assert found.mass.min() > 0.6
+    assert (told.log_spread < output.log_spread).all()
+    moved = agreement(rope, output, seen_at(image + 0.15), FROM_AFAR)[1]
+    assert (moved.points - image - 0.15).norm(dim=-1).max() < 0.3 * 2 / MAP_PX

@@ -103,7 +103,7 @@ def test_joints_of_a_man_in_a_photograph_are_found(net):
     crop, told = _view()
     images = torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        found = locate(net, images, torch.from_numpy(told).float())
+        found = pinpointed(locate(net, images, torch.from_numpy(told).float()))
     limbs = told[0, list(LIMB_KEYPOINTS)]
     off = np.linalg.norm(found.points[0, LIMBS].numpy() - limbs[:, :2], axis=-1)
     assert np.median(off[limbs[:, 2] > 0.8]) < 0.06
@@ -119,8 +119,8 @@ def test_in_a_mirror_it_says_the_same_mirrored(net):
     told = torch.from_numpy(told).float()
     across = torch.tensor([-1.0, 1.0, 1.0])
     with torch.inference_mode():
-        one = locate(net, images, told)
-        other = locate(net, images.flip(-1), told[:, COCO_MIRROR] * across)
+        one = pinpointed(locate(net, images, told))
+        other = pinpointed(locate(net, images.flip(-1), told[:, COCO_MIRROR] * across))
     places_back = other.points[:, list(MIRROR)] * across[:2]
     sure = one.mass[0] > 0.5
     assert (places_back - one.points)[0, sure].abs().max() < 1e-3

@@ -13,7 +13,8 @@ those that lie in the picture, and a shin keeps its direction where its thigh is
 Where Pinpoint sees joints is such evidence, too. How far off that is was measured on crops whose
 joints are known: a hundredth of a crop where it is sure, a seventh where it is not. Where both
 networks contradict each other beyond that, one is mistaken altogether, and its point counts for
-less.
+less. Where Pinpoint holds several places likely, such as either knee, a first bending tells which
+of them a body can have.
 
 The network's camera is a weak-perspective one, and the picture is not: what is farther away than
 the pelvis lies nearer to the middle. Points are first moved to where a camera from afar would see
@@ -27,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ropetp_cli.body.skeleton import NUM_JOINTS, PARENTS
-from ropetp_cli.rope.network import Rope, RopeOutput, farther, weak_perspective
-from ropetp_cli.rope.pinpoint import Pinpointed
+from ropetp_cli.rope.network import Rope, RopeOutput, farther, perspective, weak_perspective
+from ropetp_cli.rope.pinpoint import Pinpointed, expected, pinpointed
 
 ITERATIONS = 4
 #: How much more Rope counts than its errors by themselves say: evidence errs together.
@@ -36,6 +37,9 @@ TRUST = 2.5
 #: How far off what Pinpoint says of a joint is, in half crops, standard deviation: at least, and
 #: more by how likely it is that the joint lies elsewhere.
 LEAST_SPREAD, PIN_SPREAD, UNSURE = 0.008, 0.011, 3.2
+#: How far off Rope's points, beyond their own spread, and a body bent to Pinpoint's may be, in half
+#: crops, where one of several places is chosen.
+OWN_SPREAD, BENT_SPREAD = 0.05, 0.12
 #: Degrees of freedom of Student's distribution of how far both networks are apart.
 CONTRADICTION = 6.0
 
@@ -49,6 +53,19 @@ def with_pinpoints(output: RopeOutput, found: Pinpointed) -> RopeOutput:
     total = 1 / own + weight
     points = (output.points / own[..., None] + weight[..., None] * found.points) / total[..., None]
     return replace(output, points=points, log_spread=-total.log() / 2)
+
+
+def agreement(
+    rope: Rope, output: RopeOutput, likely: Tensor, span: Tensor
+) -> tuple[RopeOutput, Pinpointed]:
+    """Where joints are, of all the places Pinpoint holds ``likely`` [B, 24, 64 * 64 + 1], and
+    ``output`` told of it: first where Rope's own points would have them, then where a body bent to
+    those can have them."""
+    guess = expected(likely, output.points, OWN_SPREAD + output.log_spread.exp())
+    rotations, cam = align(rope, with_pinpoints(output, pinpointed(guess)), span)
+    image = perspective(rope.joints(rotations, output.betas), cam, span)
+    found = pinpointed(expected(likely, image, BENT_SPREAD))
+    return with_pinpoints(output, found), found
 
 
 def _descendants() -> Tensor:

@@ -22,6 +22,9 @@ from ropetp_cli.rope.movenet import KEYPOINTS, MAP_PX, PYRAMID, MoveNet, Pyramid
 _TOLD_PX, _TOLD_SIGMA = 16, 1.0
 #: A joint lies within so many steps of the map of the likeliest place.
 WITHIN = 2
+#: How far a joint is from where it is expected has Student's distribution of so many degrees of
+#: freedom; what the expectation still counts for far from there, and outside.
+EXPECTED_TAILS, FAR_OFF, OUTSIDE = 4.0, 0.01, 0.4
 
 
 @dataclass
@@ -31,12 +34,6 @@ class Pinpointed:
 
     points: Tensor
     mass: Tensor
-
-    @classmethod
-    def joined(cls, parts: list["Pinpointed"]) -> "Pinpointed":
-        """Several batches as one."""
-        names = cls.__dataclass_fields__
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 class Pinpoint(Pyramid):
@@ -98,14 +95,28 @@ def log_likely(logits: Tensor) -> Tensor:
     return F.pad(logits.float().flatten(2), (0, 1)).log_softmax(dim=-1)
 
 
-def locate(net: Pinpoint, views: Tensor, keypoints: Tensor, twice: bool = True) -> Pinpointed:
-    """Where ``net`` sees joints; ``twice``: in a mirror, too, and either may be right."""
+def locate(net: Pinpoint, views: Tensor, keypoints: Tensor, twice: bool = True) -> Tensor:
+    """How likely ``net`` sees joints at each place, and last outside, [B, 24, 64 * 64 + 1];
+    ``twice``: in a mirror, too, and either may be right."""
     likely = log_likely(net(views, keypoints)).exp()
     if twice:
         across = keypoints.new_tensor([-1.0, 1.0, 1.0])
         other = net(views.flip(-1), keypoints[:, COCO_MIRROR] * across)
         likely = (likely + log_likely(other[:, list(MIRROR)].flip(-1)).exp()) / 2
-    return pinpointed(likely)
+    return likely
+
+
+def expected(likely: Tensor, about: Tensor, spread: Tensor | float) -> Tensor:
+    """How ``likely`` [B, 24, 64 * 64 + 1] places are for joints that are expected ``about``
+    [B, 24, 2], give or take ``spread`` [B, 24] in half crops: of two knees that are as likely the
+    left one, that at the left thigh's end."""
+    x = places(MAP_PX, likely)
+    across, down = ((x - about[..., k, None]).square() for k in (0, 1))
+    scale = torch.as_tensor(spread, device=likely.device).square()[..., None, None]
+    apart = (across[..., None, :] + down[..., None]) / (EXPECTED_TAILS * scale)
+    near = (1 + apart) ** (-EXPECTED_TAILS / 2 - 1) + FAR_OFF
+    weighted = likely * F.pad(near.flatten(2), (0, 1), value=OUTSIDE)
+    return weighted / weighted.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 def pinpointed(likely: Tensor) -> Pinpointed:

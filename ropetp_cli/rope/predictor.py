@@ -11,11 +11,11 @@ from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS
-from ropetp_cli.rope.alignment import align, with_pinpoints
+from ropetp_cli.rope.alignment import agreement, align
 from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.movenet import MoveNet, load_movenet
 from ropetp_cli.rope.network import Rope, RopeOutput, load_rope, perspective
-from ropetp_cli.rope.pinpoint import Pinpoint, Pinpointed, load_pinpoint, locate
+from ropetp_cli.rope.pinpoint import Pinpoint, load_pinpoint, locate
 from ropetp_cli.rope.upright import FAR, Views, upright_views
 from ropetp_cli.weights import find_weights
 
@@ -173,15 +173,15 @@ class RopePredictor:
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             output = self.look(images, seen)
-            found = self._pinpointed(images, seen)
-        return self.answers(output, views, widths, keypoints, found)
+            likely = self._located(images, seen)
+        return self.answers(output, views, widths, keypoints, likely)
 
-    def _pinpointed(self, images: torch.Tensor, seen: torch.Tensor) -> Pinpointed | None:
+    def _located(self, images: torch.Tensor, seen: torch.Tensor) -> torch.Tensor | None:
         if self.pins is None:
             return None
         count = max(len(images), 1)
         parts = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
-        return Pinpointed.joined(
+        return torch.cat(
             [locate(self.pins, images[part], seen[part], twice=not self.quick) for part in parts]
         )
 
@@ -207,16 +207,17 @@ class RopePredictor:
         views: Views,
         widths: np.ndarray,
         keypoints: np.ndarray,
-        found: Pinpointed | None = None,
+        likely: torch.Tensor | None = None,
     ) -> CropPoses:
         """What ``output`` says of the crops, ``widths`` [N] at one metre, from what it says of
-        their ``views``, where joints were ``found`` there, and the crops' ``keypoints`` [N, 17,
-        3]."""
+        their ``views``, how ``likely`` [N, 24, 64 * 64 + 1] Pinpoint finds joints at places there,
+        and the crops' ``keypoints`` [N, 17, 3]."""
         rotations, cam = output.rotations, output.cam
         span = torch.from_numpy(widths / 2 / views.scale).to(cam)
+        found = None
+        if likely is not None:
+            output, found = agreement(self.rope, output, likely, span)
         if self.aligned:
-            if found is not None:
-                output = with_pinpoints(output, found)
             rotations, cam = align(self.rope, output, span)
         image = perspective(self.rope.joints(rotations, output.betas), cam, span)
         confidence = output.confidence_logit.sigmoid()

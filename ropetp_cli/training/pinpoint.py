@@ -18,6 +18,7 @@ from ropetp_cli.rope.pinpoint import (
     load_pinpoint,
     locate,
     pinpoint_loss,
+    pinpointed,
     save_pinpoint,
 )
 from ropetp_cli.rope.predictor import has_bfloat16
@@ -76,7 +77,7 @@ def figures(net: Pinpoint, crops: CropSet, device: str) -> dict[str, float]:
         images = to_images(torch.from_numpy(views.images(np.array(crops.images[rows]))).to(device))
         told = torch.from_numpy(views.keypoints(keypoints)).float().to(device)
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
-            seen = locate(net, images, told, twice=False)
+            seen = pinpointed(locate(net, images, told, twice=False))
         found.append(views.points_back(seen.points.cpu().double().numpy()))
     points = np.concatenate(found)[:, LIMB_JOINTS]
     if "lsp2d" in crops.labels:
