@@ -465,9 +465,9 @@ def to_camera(
     up: np.ndarray | None = None,
 ) -> PoseSequence:
     """One person's crops brought to the camera's axes, blind moments bridged, put right by the
-    frames around, with one shape, without frame noise. ``still``: the camera does not move.
-    ``height`` m, where it is known: no picture tells a tall person far away from a short one.
-    ``up`` [N, 3] in the camera's axes, where it is known."""
+    frames around and bent to the picture once more, with one shape, without frame noise.
+    ``still``: the camera does not move. ``height`` m, where it is known: no picture tells a tall
+    person far away from a short one. ``up`` [N, 3] in the camera's axes, where it is known."""
     crops = [square_crop(box) for box in track.boxes]
     centers = np.array([crop.center for crop in crops])
     sizes = np.array([crop.size for crop in crops])
@@ -484,6 +484,7 @@ def to_camera(
     refined = refiner.refine(as_seen(answer, turn, about, rest, fps, still), fps)
     if up is not None:
         refined = refined.leaning(np.einsum("nji,nj->ni", turn, up), fps)
+    refined = refiner.bent(refined, answer, rest, widths, fps)
     refined.rotations[:, 0] = turn @ refined.rotations[:, 0]
     rotations = smooth_rotations(refined.rotations, weights, fps)
     joints = posed_joints(rotations, rest)

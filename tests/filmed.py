@@ -17,6 +17,12 @@ def turning_rotations(count: int, seed: int = 0) -> np.ndarray:
     return axis_angle_to_matrix(angles)
 
 
+def unseen(count: int) -> np.ndarray:
+    """No evidence where joints are in so many crops, [N, 24, 3]."""
+    return np.concatenate([np.zeros((count, NUM_JOINTS, 2)), np.full((count, NUM_JOINTS, 1), 1e6)],
+                          axis=-1)  # fmt: skip
+
+
 def seen_by(
     true: np.ndarray, name: str = "clip", first: int = 0, off: float = 0.2, seed: int = 0
 ) -> Sightings:
@@ -33,7 +39,7 @@ def seen_by(
     keypoints[:, :5] = 0  # nobody looks this way
     answer = CropPoses(
         seen, np.zeros((count, 10)), cam, np.zeros((count, NUM_JOINTS, 2)),
-        np.full((count, NUM_JOINTS), 0.9), keypoints,
+        np.full((count, NUM_JOINTS), 0.9), keypoints, unseen(count),
     )  # fmt: skip
     turn = np.tile(np.eye(3), (count, 1, 1))
     return sighting(answer, turn, np.full(count, 0.6), true, LEVEL, np.zeros(10), name, first)

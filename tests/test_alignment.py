@@ -174,6 +174,14 @@ def test_a_turned_crop_gives_the_turned_answer(rope):
     limbs = views.keypoints(poses.keypoints)[:, list(LIMB_KEYPOINTS)]
     np.testing.assert_allclose(limbs[..., :2], image[:, LIMBS].numpy(), atol=0.2 * step)
     assert (limbs[..., 2] > 0.97).all()
+    seen = views.points(poses.evidence[..., :2])
+    np.testing.assert_allclose(seen, image.numpy(), atol=0.2 * step)
+    output.points = image + 0.01
+    told_alone = RopePredictor(rope).answers(output, views, np.array([2 * span]), told)
+    seen = views.points(told_alone.evidence[..., :2])
+    np.testing.assert_allclose(seen, output.points.numpy(), atol=1e-6)
+    spread = output.log_spread.exp().numpy() / views.scale[:, None]
+    np.testing.assert_allclose(told_alone.evidence[..., 2], spread, rtol=1e-5)
 
 
 def test_weights_without_a_measured_stiffness_are_bent_as_before(rope, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from ropetp_cli.body.model import load_body
 from ropetp_cli.body.rotations import axis_angle_to_matrix
-from ropetp_cli.rope.bridge import LONGEST, bridged, in_sight
+from ropetp_cli.rope.bridge import LONGEST, NOTHING, bridged, in_sight
 from ropetp_cli.rope.predictor import CropPoses, posed_joints
 
 FPS, COUNT = 30.0, 40
@@ -37,6 +37,7 @@ def somersault(rest: np.ndarray) -> CropPoses:
     return CropPoses(
         rotations, np.zeros((COUNT, 10)), cam, joints2d, np.full((COUNT, 24), 0.8),
         np.zeros((COUNT, 17, 3)),
+        np.concatenate([joints2d, np.full((COUNT, 24, 1), 0.02)], axis=-1),
     )  # fmt: skip
 
 
@@ -57,6 +58,8 @@ def test_a_steady_somersault_is_bridged_as_it_was(rest):
         assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=1e-6), name
     assert (found.confidence[12:20] == 0.1).all()
     assert weights == pytest.approx(0.8)
+    assert (found.evidence[12:20, :, 2] == NOTHING).all()
+    assert np.array_equal(found.evidence[:12], truth.evidence[:12])
 
 
 @pytest.mark.parametrize(

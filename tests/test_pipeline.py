@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from filmed import unseen
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -532,6 +533,7 @@ def test_people_stand_up_with_a_camera_that_looks_down():
     answer = CropPoses(
         upright, np.zeros((count, 10)), np.tile([0.8, 0, 0], (count, 1)),
         np.zeros((count, 24, 2)), np.full((count, 24), 0.9), np.zeros((count, 17, 3)),
+        unseen(count),
     )  # fmt: skip
     frames = np.arange(100, 100 + count)
     boxes = np.tile([400.0, 200, 600, 800], (count, 1))

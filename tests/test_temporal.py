@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from filmed import seen_by, turning_rotations
+from filmed import seen_by, turning_rotations, unseen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,13 +21,17 @@ from ropetp_cli.body.rotations import (
     local_to_global,
     matrix_to_axis_angle,
     matrix_to_quaternion,
+    matrix_to_rot6d,
     rot6d_to_matrix,
 )
 from ropetp_cli.body.skeleton import JOINT_INDEX, JOINTS, LIMB_KEYPOINTS, MIRROR, PARENTS
+from ropetp_cli.camera.gravity import LEVEL
 from ropetp_cli.cli.evaluate import command as evaluate_command
 from ropetp_cli.cli.train import command as train_command
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.temporal import evaluate
+from ropetp_cli.rope.network import perspective
+from ropetp_cli.rope.predictor import CropPoses, posed_joints
 from ropetp_cli.rope.temporal import (
     LEANS,
     Answer,
@@ -51,6 +55,7 @@ from ropetp_cli.training.imagined import (
 )
 from ropetp_cli.training.mocap import Clip
 from ropetp_cli.training.sightings import Sightings, Window, posed, windows_of
+from ropetp_cli.training.stiffness import main as stiffness_command
 from ropetp_cli.training.temporal import (
     TemporalTraining,
     _roll,
@@ -95,6 +100,63 @@ def test_before_training_nothing_is_changed_at_any_rate(body, count, fps):
     found = refiner.refine(sightings.frames(0, rest, fps), fps)
     assert found.rotations == pytest.approx(sightings.answer(0).rotations, abs=1e-4)
     assert found.up == pytest.approx(np.tile([0.0, -1, 0], (count, 1)))
+
+
+def test_answers_are_bent_to_where_the_picture_shows_joints(body):
+    """The image of an arm that was lifted lifts it in all frames; evidence that may be anything
+    moves nobody, and pieces give what the whole gives."""
+    count, fps = 50, 30.0
+    true = turning_rotations(count)
+    true[:, 0] = LEVEL @ true[:, 0]
+    rest = body.rest_joints(np.zeros(10))
+    wrong = true.copy()
+    shoulder = JOINT_INDEX["left_shoulder"]
+    wrong[:, shoulder] = wrong[:, shoulder] @ axis_angle_to_matrix(np.array([0, 0, 0.4]))
+    cam, widths = np.tile([0.8, 0.02, 0.0], (count, 1)), np.full(count, 0.6)
+    joints = posed_joints(true, rest)
+    seen = (torch.from_numpy(values) for values in (joints, cam, widths / 2))
+    spread = np.full((count, 24, 1), 0.01)
+    evidence = np.concatenate([perspective(*seen).numpy(), spread], axis=-1)
+    answer = CropPoses(
+        wrong, np.zeros((count, 10)), cam, evidence[..., :2], np.full((count, 24), 0.9),
+        np.zeros((count, 17, 3)), evidence,
+    )  # fmt: skip
+    refiner = TemporalRefiner(TemporalRope(SMALL))
+    found = Refined(wrong, np.tile([0.0, -1, 0], (count, 1)), np.full((count, 2), 0.1))
+
+    def off(rotations: np.ndarray) -> float:
+        return np.linalg.norm(posed_joints(rotations, rest) - joints, axis=-1).max(axis=1).mean()
+
+    bent = refiner.bent(found, answer, rest, widths, fps)
+    assert off(bent.rotations) < 0.3 * off(wrong)
+    assert np.array_equal(bent.up, found.up)
+    refiner.PIECE = 7
+    pieces = refiner.bent(found, answer, rest, widths, fps).rotations
+    assert pieces == pytest.approx(bent.rotations, abs=1e-9)
+    blind = replace(answer, evidence=unseen(count))
+    assert refiner.bent(found, blind, rest, widths, fps).rotations == pytest.approx(wrong, abs=1e-4)
+
+
+def test_how_stiff_answers_are_is_measured_on_sightings(body, tmp_path):
+    """People whose left knees alone are off for no reason bend there first."""
+    rng, count = np.random.default_rng(0), 400
+    true = turning_rotations(count)
+    seen = seen_by(true, off=0.0)
+    knee = JOINT_INDEX["left_knee"]
+    off = axis_angle_to_matrix(0.3 * rng.normal(size=(count, 3)))
+    noise = axis_angle_to_matrix(0.03 * rng.normal(size=(count, 24, 3)))
+    rotations = seen.answer(0).rotations @ noise
+    rotations[:, knee] = rotations[:, knee] @ off
+    replace(seen, seen=matrix_to_rot6d(rotations)).save(tmp_path / "seen.npz")
+    save_temporal(TemporalRope(SMALL), tmp_path / "before.safetensors")
+    given = [str(tmp_path / name) for name in ("seen.npz", "before.safetensors")]
+    told = ["temporal", *given, "--out", str(tmp_path / "after.safetensors")]
+    result = CliRunner().invoke(stiffness_command, told)
+    assert result.exit_code == 0, result.output
+    stiff = load_temporal(tmp_path / "after.safetensors").stiffness
+    each = stiff.diagonal().view(24, 3).mean(1)
+    assert each[knee] < 0.1 * each[JOINT_INDEX["right_knee"]]
+    assert torch.linalg.eigvalsh(stiff).min() > 0
 
 
 @given(count=st.integers(5, 60), piece=st.integers(1, 30))

@@ -49,7 +49,7 @@ from ropetp_cli.training.pinpoint import train as train_pinpoint
 from ropetp_cli.training.pose_prior import PosePrior, mirror_rotations
 from ropetp_cli.training.rope import FrozenMaps, TrainOptions, train
 from ropetp_cli.training.sightings import sighting
-from ropetp_cli.training.stiffness import stiffness_of, turns_off
+from ropetp_cli.training.stiffness import stiffness_of, turns_in_views
 from ropetp_cli.training.synthetic import (
     BACKGROUND,
     Backdrops,
@@ -389,8 +389,8 @@ def test_turns_off_bring_answers_to_the_truth():
     ours[:, knee] = truth[:, knee] @ axis_angle_to_matrix(np.array([0.0, 0.0, 0.3])).T
     keypoints = np.zeros((3, 17, 3))
     keypoints[:, [5, 6], 0], keypoints[..., 2] = 0.5, 0.9  # who lies is looked at upright
-    answers = CropPoses(ours, *np.zeros((4, 3, 1)), keypoints)
-    turns = turns_off(answers, truth)
+    answers = CropPoses(ours, *np.zeros((4, 3, 1)), keypoints, np.ones((3, 24, 3)))
+    turns = turns_in_views(answers, truth)
     others = [k for k in range(24) if k != knee]
     assert np.abs(turns[:, others]).max() < 1e-9
     assert np.allclose(np.linalg.norm(turns[:, knee], axis=1), 0.3)

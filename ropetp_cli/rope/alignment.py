@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ropetp_cli.body.skeleton import NUM_JOINTS, PARENTS
-from ropetp_cli.rope.network import Rope, RopeOutput, farther, perspective, weak_perspective
+from ropetp_cli.rope.network import Rope, RopeOutput, farther, perspective, posed, weak_perspective
 from ropetp_cli.rope.pinpoint import Pinpointed, expected, pinpointed
 
 ITERATIONS = 4
@@ -81,34 +81,49 @@ def _descendants() -> Tensor:
 _BELOW = _descendants()
 
 
-def align(
-    rope: Rope, output: RopeOutput, span: Tensor, iterations: int = ITERATIONS
-) -> tuple[Tensor, Tensor]:
-    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image meets ``output.points`` as far as their
-    spread asks for it. ``span`` [B] m as in :func:`~ropetp_cli.rope.network.perspective`."""
-    weight = torch.exp(-2 * output.log_spread)
-    stiffness = TRUST * rope.stiffness
+def align(rope: Rope, output: RopeOutput, span: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotations [B, 24, 3, 3] and cam [B, 3] of ``output`` bent to meet its points."""
+    rest, stiffness = rope.rest_joints(output.betas), TRUST * rope.stiffness
+    evidence = output.points, output.log_spread, span
+    return bend(output.rotations, output.cam, rest, *evidence, stiffness)[:2]
+
+
+def bend(
+    rotations: Tensor,
+    cam: Tensor,
+    rest: Tensor,
+    points: Tensor,
+    log_spread: Tensor,
+    span: Tensor,
+    stiffness: Tensor,
+    iterations: int = ITERATIONS,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotations [B, 24, 3, 3] and cam [B, 3] whose image, of a body with ``rest`` joints [B, 24, 3]
+    m, meets ``points`` [B, 24, 2] as far as their spread, whose logarithm is [B, 24], asks for it;
+    and by how much every joint was turned for that, [B, 24, 3] rad in crop axes. ``span`` [B] m as
+    in :func:`~ropetp_cli.rope.network.perspective`, ``stiffness`` [72, 72] 1 / rad^2."""
+    weight = torch.exp(-2 * log_spread)
+    stiffness = stiffness.to(cam)
     below = _BELOW.to(weight)
-    rotations, cam = output.rotations, output.cam
-    turned = torch.zeros(len(cam), 3 * NUM_JOINTS, device=cam.device)
+    turned = cam.new_zeros(len(cam), 3 * NUM_JOINTS)
     # The camera is free but for a trace that keeps the equations solvable.
-    prior = torch.block_diag(stiffness, 1e-2 * torch.eye(3, device=cam.device))
+    prior = torch.block_diag(stiffness, 1e-2 * torch.eye(3).to(cam))
     for _ in range(iterations):
-        joints, accumulated = rope.posed(rotations, output.betas)
+        joints, accumulated = posed(rotations, rest)
         image = weak_perspective(joints, cam)
-        points = output.points * farther(joints, cam[:, 0] * span)
+        flat = points * farther(joints, cam[:, 0] * span)
         jacobian = _jacobian(joints, image, cam, below)
         weighted = jacobian * weight[:, :, None, None]
         normal = torch.einsum("bkcp,bkcq->bpq", weighted, jacobian) + prior
         back = F.pad(turned @ stiffness, (0, 3))
-        right = torch.einsum("bkcp,bkc->bp", weighted, points - image) - back
+        right = torch.einsum("bkcp,bkc->bp", weighted, flat - image) - back
         step = torch.linalg.solve(normal, right)
         turns = step[:, : 3 * NUM_JOINTS].clamp(-0.5, 0.5)
         turned = turned + turns
-        rotations = _turn(rotations, accumulated, turns.unflatten(1, (-1, 3)))
+        rotations = turn(rotations, accumulated, turns.unflatten(1, (-1, 3)))
         scale = cam[:, :1] * torch.exp(step[:, -3:-2].clamp(-0.3, 0.3))
         cam = torch.cat([scale, cam[:, 1:] + step[:, -2:]], dim=1)
-    return rotations, cam
+    return rotations, cam, turned.unflatten(1, (-1, 3))
 
 
 def _jacobian(joints: Tensor, image: Tensor, cam: Tensor, below: Tensor) -> Tensor:
@@ -126,10 +141,11 @@ def _jacobian(joints: Tensor, image: Tensor, cam: Tensor, below: Tensor) -> Tens
     return torch.cat([bend, image[..., None], shift], dim=-1)
 
 
-def _turn(rotations: Tensor, accumulated: Tensor, turns: Tensor) -> Tensor:
-    """Local ``rotations`` after ``turns`` [B, 24, 3] in crop axes, each before its joint."""
+def turn(rotations: Tensor, accumulated: Tensor, turns: Tensor) -> Tensor:
+    """Local ``rotations``, which come to those ``accumulated`` from the pelvis down, after
+    ``turns`` [B, 24, 3] rad in crop axes, each of a joint and all that hangs from it."""
     parents = accumulated[:, [0, *PARENTS[1:]]].clone()
-    parents[:, 0] = torch.eye(3, device=rotations.device)
+    parents[:, 0] = torch.eye(3).to(rotations)
     local = (parents.transpose(-1, -2) @ turns[..., None])[..., 0]
     return torch.linalg.matrix_exp(_skew(local)) @ rotations
 

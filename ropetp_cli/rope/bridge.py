@@ -14,6 +14,8 @@ from ropetp_cli.rope.predictor import CropPoses, posed_joints
 BLIND = 0.3
 #: The longest bridge, s. What is hidden for longer is left to Rope's guess.
 LONGEST = 0.5
+#: How far off, in half crops, joints may be that nobody saw.
+NOTHING = 100.0
 #: Whom an edge cuts, so near as a share of the picture's width, and Rope sees less surely than
 #: this, is hardly there.
 EDGE, HARDLY = 0.01, 0.8
@@ -43,8 +45,8 @@ def bridged(
     fps: float,
 ) -> tuple[CropPoses, np.ndarray]:
     """One person's answers in consecutive frames, the blind ones between their neighbours:
-    rotations, place and size in the picture. Their confidence stays as low as it was; the weights
-    [N, 24] that go with them are those of the neighbours.
+    rotations, place and size in the picture, no evidence. Their confidence stays as low as it was;
+    the weights [N, 24] that go with them are those of the neighbours.
 
     ``centers`` [N, 2] and ``sizes`` [N] px of the crops, ``widths`` [N] m of theirs at one metre,
     ``rest`` [24, 3] m.
@@ -79,6 +81,8 @@ def bridged(
     joints = posed_joints(new.rotations[rows], rest)
     seen = (torch.from_numpy(value) for value in (joints, new.cam[rows], widths[rows] / 2))
     new.joints2d[rows] = perspective(*seen).numpy()
+    new.evidence[rows] = between(new.evidence)
+    new.evidence[rows, :, 2] = NOTHING
     weights = answer.confidence.copy()
     weights[rows] = between(weights)
     return new, weights

@@ -78,6 +78,13 @@ def perspective(joints: Tensor, cam: Tensor, span: Tensor) -> Tensor:
     return weak_perspective(joints, cam) / farther(joints, cam[:, 0] * span)
 
 
+def posed(rotations: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints about the pelvis, m, [B, 24, 3], and rotations accumulated from there down [B, 24, 3,
+    3], of bodies with ``rest`` joints [B, 24, 3]."""
+    placed, turned = forward_kinematics(rotations, rest)
+    return placed - placed[:, :1], turned
+
+
 def unmeasured_stiffness() -> Tensor:
     """How stiffly turns of joints resist bending to the image, [72, 72] 1 / rad^2, where nobody has
     measured how a network errs (``training.stiffness``)."""
@@ -148,9 +155,11 @@ class Rope(nn.Module):
 
     def posed(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         """The joints, and the rotations accumulated from the pelvis down [B, 24, 3, 3]."""
-        rest = self.rest_mean + torch.einsum("bk,kjc->bjc", betas, self.rest_dirs)
-        placed, turned = forward_kinematics(rotations, rest)
-        return placed - placed[:, :1], turned
+        return posed(rotations, self.rest_joints(betas))
+
+    def rest_joints(self, betas: Tensor) -> Tensor:
+        """Joints of bodies at rest, m, [B, 24, 3]."""
+        return self.rest_mean + torch.einsum("bk,kjc->bjc", betas, self.rest_dirs)
 
 
 def save_rope(rope: Rope, path: str | Path) -> None:

@@ -24,9 +24,10 @@ from ropetp_cli.weights import find_weights
 class CropPoses:
     """Answers for N crops, in crop camera axes: rotations [N, 24, 3, 3], betas [N, 10], cam
     [N, 3] (s, tx, ty), joints2d [N, 24, 2] in -1..1 of the crop, as the camera sees them where its
-    distance is known, else as from afar, confidence [N, 24] 0..1; and keypoints [N, 17, 3], as Rope
+    distance is known, else as from afar, confidence [N, 24] 0..1; keypoints [N, 17, 3], as Rope
     was told or as found since, x, y in -1..1 of the crop and confidence, zeros where none was
-    seen."""
+    seen; and evidence [N, 24, 3], where joints were seen, x, y alike, and by how much, in half
+    crops, that may be off."""
 
     rotations: np.ndarray
     betas: np.ndarray
@@ -34,6 +35,7 @@ class CropPoses:
     joints2d: np.ndarray
     confidence: np.ndarray
     keypoints: np.ndarray
+    evidence: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rotations)
@@ -221,18 +223,24 @@ class RopePredictor:
             rotations, cam = align(self.rope, output, span)
         image = perspective(self.rope.joints(rotations, output.betas), cam, span)
         confidence = output.confidence_logit.sigmoid()
-        rotations, betas, cam, image, confidence = (
+        rotations, betas, cam, image, confidence, points, spread = (
             value.float().cpu().numpy().astype(np.float64)
-            for value in (rotations, output.betas, cam, image, confidence)
-        )
+            for value in (
+                rotations, output.betas, cam, image, confidence, output.points,
+                output.log_spread.exp(),
+            )
+        )  # fmt: skip
         back = views.turn.transpose(0, 2, 1)
         rotations[:, 0] = back @ rotations[:, 0]
         shift = (back[:, :2, :2] @ cam[:, 1:, None])[..., 0]
         cam = np.concatenate([cam[:, :1] / views.scale[:, None], shift], axis=1)
         if found is not None:
-            points = views.points_back(found.points.cpu().double().numpy())
-            keypoints = refound(keypoints, points, found.mass.cpu().double().numpy())
-        return CropPoses(rotations, betas, cam, views.points_back(image), confidence, keypoints)
+            pins = views.points_back(found.points.cpu().double().numpy())
+            keypoints = refound(keypoints, pins, found.mass.cpu().double().numpy())
+        spread = spread / views.scale[:, None]
+        evidence = np.concatenate([views.points_back(points), spread[..., None]], axis=-1)
+        image = views.points_back(image)
+        return CropPoses(rotations, betas, cam, image, confidence, keypoints, evidence)
 
 
 def refound(keypoints: np.ndarray, points: np.ndarray, mass: np.ndarray) -> np.ndarray:

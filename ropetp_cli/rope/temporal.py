@@ -25,6 +25,8 @@ from ropetp_cli.body.rotations import axis_angle_to_matrix, local_to_global
 from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError, first_line
+from ropetp_cli.rope.alignment import bend, turn
+from ropetp_cli.rope.network import posed, unmeasured_stiffness
 from ropetp_cli.rope.predictor import CropPoses
 
 FORMAT = "ropetp-temporal-2"
@@ -40,6 +42,9 @@ UP_ERROR, LEAST_UP_ERROR = 0.1, 0.01
 #: Whose balance tells a camera that looks farther down than it does is seen to lean by so much of
 #: the difference; over so long, s, by the same.
 LEANS, LEANS_SIGMA = 0.7, 0.5
+#: How much more the answer counts than its errors by themselves say when it is bent to the picture;
+#: in so many steps, by what stays over so long, s.
+BENT_TRUST, BENT_STEPS, BENT_SIGMA = 2.0, 2, 0.1
 _KEYPOINTS = list(LIMB_KEYPOINTS)
 _FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
 
@@ -151,6 +156,7 @@ class TemporalRope(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.leave = nn.Linear(config.width, NUM_JOINTS * 6)
         self.upright = nn.Linear(config.width, 5)
+        self.register_buffer("stiffness", unmeasured_stiffness())
         for layer in (self.leave, self.upright):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -264,6 +270,29 @@ class TemporalRefiner:
             torch.lerp(up[:, 3:], torch.tensor(torch.pi), share[:, None]).double().numpy(),
         )
 
+    @torch.inference_mode()
+    def bent(
+        self, found: Refined, answer: CropPoses, rest: np.ndarray, widths: np.ndarray, fps: float
+    ) -> Refined:
+        """What was ``found`` of one person with ``rest`` joints [24, 3] m, bent to where joints
+        were seen in ``answer``, whose crops are ``widths`` [N] m wide at one metre: the frames
+        around know how limbs move, the picture where they are."""
+        given = found.rotations, answer.cam, answer.evidence, widths
+        rotations, cam, evidence, widths = (torch.as_tensor(np.asarray(v, float)) for v in given)
+        rest = torch.as_tensor(rest).expand(len(cam), -1, -1)
+        stiffness = BENT_TRUST * self.model.stiffness.cpu()
+        turns = []
+        for start in range(0, len(cam), self.PIECE):
+            part = slice(start, start + self.PIECE)
+            seen = evidence[part, :, :2], evidence[part, :, 2].log(), widths[part] / 2
+            pose = rotations[part], cam[part], rest[part]
+            turns.append(bend(*pose, *seen, stiffness, BENT_STEPS)[2])
+        steady = gaussian_filter1d(torch.cat(turns), BENT_SIGMA * fps, axis=0, mode="nearest")
+        accumulated = posed(rotations, rest)[1]
+        return replace(
+            found, rotations=turn(rotations, accumulated, torch.from_numpy(steady)).numpy()
+        )
+
 
 def contradicted(columns: Tensor, frames: Frames, fps: float) -> Tensor:
     """How far the keypoints contradict ``columns`` [1, N, 24, 6] more than the answers in
@@ -298,9 +327,13 @@ def between(values: Tensor, times: np.ndarray) -> Tensor:
 
 
 def save_temporal(model: TemporalRope, path: str | Path) -> None:
-    """Write weights (fp16) and the configuration that builds the network again."""
+    """Write weights (fp16; the stiffness, fp32) and the configuration that builds the network
+    again."""
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
-    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    tensors = {
+        name: (value if name == "stiffness" else value.half()).contiguous()
+        for name, value in model.state_dict().items()
+    }
     save_file(tensors, str(path), metadata)
 
 
@@ -318,7 +351,8 @@ def load_temporal(path: str | Path) -> TemporalRope:
             if metadata.get("format") != FORMAT:
                 raise KeyError(f"format {metadata.get('format')!r}, expected {FORMAT!r}")
             model = TemporalRope(TemporalConfig(**json.loads(metadata["config"])))
-            model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
+            state = {name: file.get_tensor(name).float() for name in file.keys()}
+            model.load_state_dict({"stiffness": model.stiffness} | state)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RopeTPError(
             f"{path}: not a TemporalRope weight file ({first_line(error)})"

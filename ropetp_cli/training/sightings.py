@@ -33,6 +33,7 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "joints2d": ("F", NUM_JOINTS, 2),
     "confidence": ("F", NUM_JOINTS),
     "keypoints": ("F", 17, 3),
+    "evidence": ("F", NUM_JOINTS, 3),
     "turn": ("F", 3, 3),
     "width": ("F",),
     "true": ("F", NUM_JOINTS, 6),
@@ -47,11 +48,11 @@ class Sightings:
 
     What was seen, in crop axes: ``seen`` rot6d [F, 24, 6], ``betas`` [F, 10], ``cam`` [F, 3],
     ``joints2d`` [F, 24, 2] in -1..1, ``confidence`` [F, 24] as in
-    :class:`~ropetp_cli.rope.predictor.CropPoses`, with its ``keypoints`` [F, 17, 3];
-    ``turn`` [F, 3, 3] from each crop's axes to the camera's and ``width`` [F], the crop's at one
-    metre. How it was: ``true`` rot6d [F, 24, 6], the pelvis's in the world, ``camera`` [W, 3, 3]
-    from the world's axes to the camera's and ``true_betas`` [W, 10]. ``offsets`` [W + 1];
-    ``names`` and ``first`` [W]: the clip and its first frame.
+    :class:`~ropetp_cli.rope.predictor.CropPoses`, with its ``keypoints`` [F, 17, 3] and
+    ``evidence`` [F, 24, 3]; ``turn`` [F, 3, 3] from each crop's axes to the camera's and ``width``
+    [F], the crop's at one metre. How it was: ``true`` rot6d [F, 24, 6], the pelvis's in the world,
+    ``camera`` [W, 3, 3] from the world's axes to the camera's and ``true_betas`` [W, 10].
+    ``offsets`` [W + 1]; ``names`` and ``first`` [W]: the clip and its first frame.
     """
 
     seen: np.ndarray
@@ -60,6 +61,7 @@ class Sightings:
     joints2d: np.ndarray
     confidence: np.ndarray
     keypoints: np.ndarray
+    evidence: np.ndarray
     turn: np.ndarray
     width: np.ndarray
     true: np.ndarray
@@ -129,7 +131,7 @@ class Sightings:
         return CropPoses(
             rot6d_to_matrix(self.seen[rows].astype(np.float64)),
             self.betas[rows], self.cam[rows], self.joints2d[rows], self.confidence[rows],
-            self.keypoints[rows],
+            self.keypoints[rows], self.evidence[rows],
         )  # fmt: skip
 
     def truth(self, window: int) -> np.ndarray:
@@ -171,17 +173,20 @@ class Sightings:
 
     def refined(
         self, window: int, refiner: TemporalRefiner | None, rest: np.ndarray, fps: float,
-        steady: bool = True,
+        steady: bool = True, bent: bool = True,
     ) -> Refined:  # fmt: skip
-        """A window's frames when those around have been asked; Rope's answers alone, which know
-        nothing of up, without a ``refiner``."""
+        """A window's frames when those around have been asked and, if ``bent``, the picture once
+        more; Rope's answers alone, which know nothing of up, without a ``refiner``."""
         if refiner is None:
             rotations = self.answer(window).rotations
             level = np.tile([0.0, -1.0, 0.0], (len(rotations), 1))
             return Refined(rotations, level, np.full((len(rotations), 2), np.pi))
         found = refiner.refine(self.frames(window, rest, fps, steady), fps)
-        up = self.levelled(window, found, fps)[1]
-        return found.leaning(up @ self.turn[self.rows(window)], fps)
+        rows, up = self.rows(window), self.levelled(window, found, fps)[1]
+        found = found.leaning(up @ self.turn[rows], fps)
+        if not bent:
+            return found
+        return refiner.bent(found, self.answer(window), rest, self.width[rows], fps)
 
     def levelled(self, window: int, found: Refined, fps: float) -> np.ndarray:
         """World-from-camera [3, 3] of a window, for what was ``found`` in it, as a capture would
@@ -216,8 +221,9 @@ def sighting(
     true."""
     return Sightings(
         matrix_to_rot6d(answer.rotations), answer.betas, answer.cam, answer.joints2d,
-        answer.confidence, answer.keypoints, turn, width, matrix_to_rot6d(rotations), camera[None],
-        betas[None], np.array([0, len(answer)]), np.array([name]), np.array([first]),
+        answer.confidence, answer.keypoints, answer.evidence, turn, width,
+        matrix_to_rot6d(rotations), camera[None], betas[None], np.array([0, len(answer)]),
+        np.array([name]), np.array([first]),
     )  # fmt: skip
 
 
