@@ -19,7 +19,7 @@ def turning_rotations(count: int, seed: int = 0) -> np.ndarray:
 
 def unseen(count: int) -> np.ndarray:
     """No evidence where joints are in so many crops, [N, 24, 3]."""
-    return np.concatenate([np.zeros((count, NUM_JOINTS, 2)), np.full((count, NUM_JOINTS, 1), 1e6)],
+    return np.concatenate([np.zeros((count, NUM_JOINTS, 2)), np.full((count, NUM_JOINTS, 1), 6e4)],
                           axis=-1)  # fmt: skip
 
 
