@@ -151,11 +151,7 @@ class Rope(nn.Module):
 
     def joints(self, rotations: Tensor, betas: Tensor) -> Tensor:
         """Joints of posed bodies, m, pelvis at 0, [B, 24, 3]."""
-        return self.posed(rotations, betas)[0]
-
-    def posed(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-        """The joints, and the rotations accumulated from the pelvis down [B, 24, 3, 3]."""
-        return posed(rotations, self.rest_joints(betas))
+        return posed(rotations, self.rest_joints(betas))[0]
 
     def rest_joints(self, betas: Tensor) -> Tensor:
         """Joints of bodies at rest, m, [B, 24, 3]."""
