@@ -104,7 +104,8 @@ def test_before_training_nothing_is_changed_at_any_rate(body, count, fps):
 
 def test_answers_are_bent_to_where_the_picture_shows_joints(body):
     """The image of an arm that was lifted lifts it in all frames; evidence that may be anything
-    moves nobody, and pieces give what the whole gives."""
+    moves nobody, nor does any before it is measured how answers err, and pieces give what the whole
+    gives."""
     count, fps = 50, 30.0
     true = turning_rotations(count)
     true[:, 0] = LEVEL @ true[:, 0]
@@ -122,6 +123,8 @@ def test_answers_are_bent_to_where_the_picture_shows_joints(body):
         np.zeros((count, 17, 3)), evidence,
     )  # fmt: skip
     refiner = TemporalRefiner(TemporalRope(SMALL))
+    unmeasured = refiner.model.stiffness.clone()
+    refiner.model.stiffness.copy_(10 * torch.eye(72))
     found = Refined(wrong, np.tile([0.0, -1, 0], (count, 1)), np.full((count, 2), 0.1))
 
     def off(rotations: np.ndarray) -> float:
@@ -135,6 +138,10 @@ def test_answers_are_bent_to_where_the_picture_shows_joints(body):
     assert pieces == pytest.approx(bent.rotations, abs=1e-9)
     blind = replace(answer, evidence=unseen(count))
     assert refiner.bent(found, blind, rest, widths, fps).rotations == pytest.approx(wrong, abs=1e-4)
+    refiner.model.stiffness.copy_(unmeasured)
+    assert refiner.bent(found, answer, rest, widths, fps).rotations == pytest.approx(
+        wrong, abs=1e-4
+    )
 
 
 def test_how_stiff_answers_are_is_measured_on_sightings(body, tmp_path):

@@ -26,7 +26,7 @@ from ropetp_cli.body.rotations import matrix_to_rot6d as numpy_rot6d
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS, NUM_JOINTS, PARENTS
 from ropetp_cli.errors import RopeTPError, first_line
 from ropetp_cli.rope.alignment import bend, turn
-from ropetp_cli.rope.network import posed, unmeasured_stiffness
+from ropetp_cli.rope.network import posed
 from ropetp_cli.rope.predictor import CropPoses
 
 FORMAT = "ropetp-temporal-2"
@@ -45,6 +45,8 @@ LEANS, LEANS_SIGMA = 0.7, 0.5
 #: How much more the answer counts than its errors by themselves say when it is bent to the picture;
 #: in so many steps, by what stays over so long, s.
 BENT_TRUST, BENT_STEPS, BENT_SIGMA = 2.0, 2, 0.1
+#: 1 / rad^2: answers stay as they are until it is measured how they err (``training.stiffness``).
+UNMEASURED = 1e9
 _KEYPOINTS = list(LIMB_KEYPOINTS)
 _FEATURES = NUM_JOINTS * (6 + 3 + 1) + 17 * 3 + 4
 
@@ -156,7 +158,7 @@ class TemporalRope(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.leave = nn.Linear(config.width, NUM_JOINTS * 6)
         self.upright = nn.Linear(config.width, 5)
-        self.register_buffer("stiffness", unmeasured_stiffness())
+        self.register_buffer("stiffness", UNMEASURED * torch.eye(3 * NUM_JOINTS))
         for layer in (self.leave, self.upright):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
