@@ -12,7 +12,7 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 __all__ = ["CaptureOptions", "Motion", "__version__", "capture", "load_motion"]
 
 

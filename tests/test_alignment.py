@@ -140,6 +140,23 @@ def test_alignment_ignores_what_is_a_guess(rope):
     assert moved.max() < 0.01
 
 
+def test_alignment_turns_limbs_to_the_depth_somebody_saw(rope):
+    """An arm in the picture's plane comes forward where it is said to be nearer, and nobody moves
+    for a depth that may be anything."""
+    truth = posed(rope, {"left_shoulder": (0, -0.5, 0)}, (0.8, 0.05, 0.0))
+    guess = posed(rope, {}, (0.8, 0.05, 0.0))
+    guess.log_spread[:] = 3.0
+    depth = truth.joints[..., 2]
+    guess.depth = torch.stack([depth, torch.full_like(depth, -4.0)], dim=-1)
+    wrist = JOINT_INDEX["left_wrist"]
+    assert (guess.joints - truth.joints)[0, wrist, 2] > 0.15
+    joints = rope.joints(align(rope, guess, FROM_AFAR)[0], guess.betas)
+    assert (joints[..., 2] - depth).abs().max() < 0.02
+    guess.depth = guess.depth + torch.tensor([0.0, 8.0])
+    joints = rope.joints(align(rope, guess, FROM_AFAR)[0], guess.betas)
+    assert (joints - guess.joints).norm(dim=-1).max() < 0.005
+
+
 def test_alignment_knows_that_near_cameras_see_far_limbs_small(rope):
     """A body as a camera 2.5 m away sees it, legs stretched away from it, is left as it is."""
     output = posed(rope, {n: (-0.9, 0, 0) for n in ("left_hip", "right_hip")}, (0.8, 0.05, 0.0))

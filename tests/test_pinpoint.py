@@ -13,9 +13,10 @@ from ropetp_cli.errors import RopeTPError
 from ropetp_cli.people.crops import crop_batch, keypoints_to_crop
 from ropetp_cli.people.detector import Detector
 from ropetp_cli.rope.mirror import COCO_MIRROR
-from ropetp_cli.rope.movenet import MAP_PX, load_movenet
+from ropetp_cli.rope.movenet import COARSE_PX, MAP_PX, load_movenet
 from ropetp_cli.rope.pinpoint import (
     Pinpoint,
+    depth_loss,
     load_pinpoint,
     locate,
     log_likely,
@@ -28,13 +29,13 @@ from ropetp_cli.rope.predictor import refound
 from ropetp_cli.weights import find_weights
 
 
-def spots(*where: tuple[float, float], height: float = 12.0) -> torch.Tensor:
+def spots(*where: tuple[float, float], height: float = 12.0, side: int = MAP_PX) -> torch.Tensor:
     """Logits with bell-shaped hills at places x, y in -1..1, for all joints."""
-    x = places(MAP_PX, torch.zeros(1))
-    maps = torch.full((MAP_PX, MAP_PX), -12.0)
+    x = places(side, torch.zeros(1))
+    maps = torch.full((side, side), -12.0)
     for across, down in where:
         off = (x - across).square() + (x[:, None] - down).square()
-        maps = torch.maximum(maps, height - off * (MAP_PX / 2) ** 2)
+        maps = torch.maximum(maps, height - off * (side / 2) ** 2)
     return maps.expand(1, 24, -1, -1).clone()
 
 
@@ -58,10 +59,18 @@ def test_who_is_outside_the_view_is_nowhere_surely():
     assert found.mass.max() < 1e-3
 
 
-def test_the_loss_asks_for_the_true_place_or_for_none():
+@pytest.mark.parametrize("side", [COARSE_PX, MAP_PX])
+def test_the_loss_asks_for_the_true_place(side):
     points, weight = torch.full((1, 24, 2), 0.25), torch.ones(1, 24)
-    right, wrong = (pinpoint_loss(spots((x, 0.25)), points, weight, 0.8) for x in (0.25, -0.25))
+    right, wrong = (
+        pinpoint_loss(spots((x, 0.25), side=side), points, weight, 0.8) for x in (0.25, -0.25)
+    )
     assert right < wrong - 5
+
+
+def test_the_loss_asks_for_no_place_of_what_is_outside():
+    points, weight = torch.full((1, 24, 2), 0.25), torch.ones(1, 24)
+    right = pinpoint_loss(spots((0.25, 0.25)), points, weight, 0.8)
     logits = spots((0.25, 0.25)).requires_grad_()
     outside = points.clone()
     outside[:, 3] = 1.4
@@ -80,9 +89,25 @@ def test_it_begins_where_movenet_is():
     image = torch.from_numpy(_view()[0]).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         heat = movenet.maps(image)["heatmaps"].flatten(2).argmax(-1)[0]
-        best = net(image, torch.rand(1, 17, 3)).flatten(2).argmax(-1)[0]
+        fine, coarse, _ = net.maps(image, torch.rand(1, 17, 3))
+        best = fine.flatten(2).argmax(-1)[0]
+    assert coarse.shape == (1, 24, COARSE_PX, COARSE_PX)
     for keypoint, joint in LIMB_KEYPOINTS.items():
         assert best[JOINT_INDEX[joint]] == heat[keypoint]
+
+
+def test_the_loss_of_depth_is_least_for_the_truth_said_as_surely_as_it_is_right():
+    true, weight = torch.linspace(-0.5, 0.5, 24)[None], torch.ones(1)
+
+    def loss(off: float, spread: float) -> float:
+        depth = torch.stack([true + off, torch.full_like(true, spread).log()], dim=-1)
+        return float(depth_loss(depth, true, weight))
+
+    assert loss(0, 0.1) < loss(0.1, 0.1) < loss(0.3, 0.1)
+    assert loss(0.1, 0.1) < min(loss(0.1, 0.03), loss(0.1, 0.3))
+    nobody = torch.stack([true + 1, true], dim=-1).requires_grad_()
+    depth_loss(nobody, true, 0 * weight).backward()
+    assert not nobody.grad.any()
 
 
 def _view() -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +128,7 @@ def test_joints_of_a_man_in_a_photograph_are_found(net):
     crop, told = _view()
     images = torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        found = pinpointed(locate(net, images, torch.from_numpy(told).float()))
+        found = pinpointed(locate(net, images, torch.from_numpy(told).float())[0])
     limbs = told[0, list(LIMB_KEYPOINTS)]
     off = np.linalg.norm(found.points[0, LIMBS].numpy() - limbs[:, :2], axis=-1)
     assert np.median(off[limbs[:, 2] > 0.8]) < 0.06
@@ -119,8 +144,10 @@ def test_in_a_mirror_it_says_the_same_mirrored(net):
     told = torch.from_numpy(told).float()
     across = torch.tensor([-1.0, 1.0, 1.0])
     with torch.inference_mode():
-        one = pinpointed(locate(net, images, told))
-        other = pinpointed(locate(net, images.flip(-1), told[:, COCO_MIRROR] * across))
+        likely, depth = locate(net, images, told)
+        mirrored, same_depth = locate(net, images.flip(-1), told[:, COCO_MIRROR] * across)
+    one, other = pinpointed(likely), pinpointed(mirrored)
+    assert torch.allclose(same_depth[:, list(MIRROR)], depth, atol=1e-4)
     places_back = other.points[:, list(MIRROR)] * across[:2]
     sure = one.mass[0] > 0.5
     assert (places_back - one.points)[0, sure].abs().max() < 1e-3

@@ -3,7 +3,8 @@
 A network that answers with rotations sums their errors along every limb, so that a wrist lies off
 the wrist in the picture although the network sees where it is. Gauss-Newton on
 
-    sum_k |image_k - point_k|^2 / spread_k^2 + turns' stiffness turns
+    sum_k |image_k - point_k|^2 / spread_k^2 + |z_k - depth_k|^2 / doubt_k^2
+        + turns' stiffness turns
 
 bends the body by small turns of its joints and moves its camera. Joints whose place is a guess
 have a wide spread, and stay as the network thinks. The stiffness is the inverse covariance of how
@@ -14,7 +15,8 @@ Where Pinpoint sees joints is such evidence, too. How far off that is was measur
 joints are known: a hundredth of a crop where it is sure, a seventh where it is not. Where both
 networks contradict each other beyond that, one is mistaken altogether, and its point counts for
 less. Where Pinpoint holds several places likely, such as either knee, a first bending tells which
-of them a body can have.
+of them a body can have. And it says how much farther away than the pelvis each joint is, as sure of
+that as it is right on such crops.
 
 The network's camera is a weak-perspective one, and the picture is not: what is farther away than
 the pelvis lies nearer to the middle. Points are first moved to where a camera from afar would see
@@ -40,6 +42,9 @@ LEAST_SPREAD, PIN_SPREAD, UNSURE = 0.008, 0.011, 3.2
 #: How far off Rope's points, beyond their own spread, and a body bent to Pinpoint's may be, in half
 #: crops, where one of several places is chosen.
 OWN_SPREAD, BENT_SPREAD = 0.05, 0.12
+#: The logarithm of how much farther off depths are taken to be than Pinpoint says: they err
+#: together.
+DEPTH_DOUBT = 0.7
 #: Degrees of freedom of Student's distribution of how far both networks are apart.
 CONTRADICTION = 6.0
 
@@ -82,10 +87,10 @@ _BELOW = _descendants()
 
 
 def align(rope: Rope, output: RopeOutput, span: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotations [B, 24, 3, 3] and cam [B, 3] of ``output`` bent to meet its points."""
+    """Rotations [B, 24, 3, 3] and cam [B, 3] of ``output`` bent to meet its points and depth."""
     rest, stiffness = rope.rest_joints(output.betas), TRUST * rope.stiffness
     evidence = output.points, output.log_spread, span
-    return bend(output.rotations, output.cam, rest, *evidence, stiffness)[:2]
+    return bend(output.rotations, output.cam, rest, *evidence, stiffness, depth=output.depth)[:2]
 
 
 def bend(
@@ -97,11 +102,13 @@ def bend(
     span: Tensor,
     stiffness: Tensor,
     iterations: int = ITERATIONS,
+    depth: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotations [B, 24, 3, 3] and cam [B, 3] whose image, of a body with ``rest`` joints [B, 24, 3]
     m, meets ``points`` [B, 24, 2] as far as their spread, whose logarithm is [B, 24], asks for it;
     and by how much every joint was turned for that, [B, 24, 3] rad in crop axes. ``span`` [B] m as
-    in :func:`~ropetp_cli.rope.network.perspective`, ``stiffness`` [72, 72] 1 / rad^2."""
+    in :func:`~ropetp_cli.rope.network.perspective`, ``stiffness`` [72, 72] 1 / rad^2, ``depth``
+    [B, 24, 2] as of :class:`~ropetp_cli.rope.network.RopeOutput`."""
     weight = torch.exp(-2 * log_spread)
     stiffness = stiffness.to(cam)
     below = _BELOW.to(weight)
@@ -117,6 +124,11 @@ def bend(
         normal = torch.einsum("bkcp,bkcq->bpq", weighted, jacobian) + prior
         back = F.pad(turned @ stiffness, (0, 3))
         right = torch.einsum("bkcp,bkc->bp", weighted, flat - image) - back
+        if depth is not None:
+            away = _depth_jacobian(joints, below)
+            sure = away * torch.exp(-2 * depth[..., 1:])
+            normal = normal + torch.einsum("bkp,bkq->bpq", sure, away)
+            right = right + torch.einsum("bkp,bk->bp", sure, depth[..., 0] - joints[..., 2])
         step = torch.linalg.solve(normal, right)
         turns = step[:, : 3 * NUM_JOINTS].clamp(-0.5, 0.5)
         turned = turned + turns
@@ -139,6 +151,13 @@ def _jacobian(joints: Tensor, image: Tensor, cam: Tensor, below: Tensor) -> Tens
     shift = torch.eye(2, device=cam.device) * scale[..., None]
     shift = shift.expand(-1, joints.shape[1], -1, -1)
     return torch.cat([bend, image[..., None], shift], dim=-1)
+
+
+def _depth_jacobian(joints: Tensor, below: Tensor) -> Tensor:
+    """[B, 24, 75]: how every joint's depth moves with the same."""
+    x, y, _ = ((joints[:, :, None] - joints[:, None]) * below[..., None]).unbind(-1)
+    bent = torch.stack([y, -x, torch.zeros_like(x)], -1).flatten(2)
+    return F.pad(bent, (0, 3))
 
 
 def turn(rotations: Tensor, accumulated: Tensor, turns: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ middle of the crop says roughly where the keypoints are, and each is the best pl
 near there. ``python -m ropetp_cli.training.movenet`` reads the published weights once.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,9 @@ _STEM, _END = 56, 1280
 #: The stages whose maps the pyramid joins, coarse to fine, and how wide it is there.
 _JOINED = ((3, 64), (2, 32), (1, 24))
 PYRAMID = (64, 32, 24, 24)
+#: The last stage whose map has the side of the pyramid's coarsest, px, and how wide it is there.
+_DEEP = 4
+COARSE_PX, DEEP = 16, _STAGES[_DEEP][1]
 _HEADS = {"heatmaps": KEYPOINTS, "center": 1, "regress": 2 * KEYPOINTS, "offset": 2 * KEYPOINTS}
 
 
@@ -98,9 +102,12 @@ class Pyramid(nn.Module):
             _separable(a, b) for a, b in zip(PYRAMID[:-1], PYRAMID[1:], strict=True)
         )
 
-    def features(self, images: Tensor, told: Tensor | None = None) -> Tensor:
-        """Images [B, 3, 256, 256] RGB 0..1 -> the pyramid's finest map [B, 24, 64, 64]. ``told``
-        [B, 64, 16, 16] is added where it is 16 wide."""
+    def features(
+        self, images: Tensor, within: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Images [B, 3, 256, 256] RGB 0..1 -> the pyramid's finest map [B, 24, 64, 64].
+        ``within``: what is to be made of its coarsest, [B, 64, 16, 16], beside the trunk's there,
+        [B, 168, 16, 16]."""
         x = self.stem(2 * images - 1)
         found = []
         for stage in self.stages:
@@ -110,8 +117,8 @@ class Pyramid(nn.Module):
         for (stage, _), lateral, down in zip(_JOINED, self.lateral, self.down, strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = x + lateral(found[stage])
-            if told is not None:
-                x, told = x + told, None
+            if within is not None:
+                x, within = within(x, found[_DEEP]), None
             x = down(x)
         return x
 

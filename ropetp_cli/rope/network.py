@@ -45,7 +45,9 @@ class RopeOutput:
     rotations [B, 24, 3, 3]; betas [B, 10]; cam [B, 3] (s, tx, ty); joints [B, 24, 3] m, pelvis
     at 0; joints2d [B, 24, 2] the joints' image in the crop, -1..1, as from afar; points [B, 24, 2]
     where the picture itself shows them, and log_spread [B, 24], the logarithm of how far off those
-    may be; confidence_logit [B, 24]; attention {level: [B, J_x + 1, H, W]} logits.
+    may be; confidence_logit [B, 24]; attention {level: [B, J_x + 1, H, W]} logits; and if somebody
+    else sees it, joints' depth [B, 24, 2]: how much farther away than the pelvis, m, and the
+    logarithm of how far off that may be.
     """
 
     rotations: Tensor
@@ -57,6 +59,7 @@ class RopeOutput:
     log_spread: Tensor
     confidence_logit: Tensor
     attention: dict[str, Tensor]
+    depth: Tensor | None = None
 
 
 def weak_perspective(joints: Tensor, cam: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 With every joint's true place in the picture a pose of Rope's, bent to it, is little more than half
 as far off as bent to where Rope sees them: what limits Rope is 2D. This network has MoveNet's
 trunk, trained on, and looks at the upright view that Rope looks at, told by keypoints which person
-is meant. It says how likely every place is for each of SMPL's 24 joints, hidden ones, too.
+is meant. What it sees at one place tells, by attention, where the body's other joints can be. It
+says how likely every place is for each of SMPL's 24 joints, hidden ones, too.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,24 @@ from torch import Tensor, nn
 
 from ropetp_cli.body.skeleton import JOINT_INDEX, LIMB_KEYPOINTS, MIRROR, NUM_JOINTS
 from ropetp_cli.rope.mirror import COCO_MIRROR
-from ropetp_cli.rope.movenet import KEYPOINTS, MAP_PX, PYRAMID, MoveNet, Pyramid, head, loaded
+from ropetp_cli.rope.movenet import (
+    COARSE_PX,
+    DEEP,
+    KEYPOINTS,
+    MAP_PX,
+    PYRAMID,
+    MoveNet,
+    Pyramid,
+    head,
+    loaded,
+)
 
-#: Places across the map on which keypoints are told, and how wide each is drawn there.
-_TOLD_PX, _TOLD_SIGMA = 16, 1.0
+#: How wide a keypoint is drawn that is told, in steps of the coarse map.
+_TOLD_SIGMA = 1.0
+#: How wide attention's tokens are, how many layers and heads it has.
+_WIDTH, _LAYERS, _HEADS = 192, 4, 6
+#: The logarithm of how far off a depth is, m, before training.
+DEPTH_SPREAD = -2.0
 #: A joint lies within so many steps of the map of the likeliest place.
 WITHIN = 2
 #: How far a joint is from where it is expected has Student's distribution of so many degrees of
@@ -36,6 +51,45 @@ class Pinpointed:
     mass: Tensor
 
 
+class Reasoning(nn.Module):
+    """Attention among all 16 x 16 places of the coarse map: a trunk of small filters does not see
+    from a shoulder to a foot, nor which of two knees is left for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(PYRAMID[0] + DEEP, _WIDTH, 1)
+        self.place = nn.Parameter(0.02 * torch.randn(1, COARSE_PX**2, _WIDTH))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                _WIDTH, _HEADS, 2 * _WIDTH, dropout=0.0, activation="gelu", batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(_LAYERS)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.leave = nn.Linear(_WIDTH, PYRAMID[0])
+        self.coarse = nn.Linear(_WIDTH, NUM_JOINTS)
+        self.depth = nn.Linear(_WIDTH, 2 * NUM_JOINTS)
+        for layer in (self.leave, self.depth):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, deep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pyramid's coarse map [B, 64, 16, 16] and the trunk's [B, 168, 16, 16] -> the first
+        with what the whole picture says; the logarithm of how likely each place is for each
+        joint, [B, 24, 16, 16], but for a constant; and what is said there of the joint's depth,
+        [B, 24, 2]."""
+        tokens = self.enter(torch.cat([x, deep], dim=1)).flatten(2).mT + self.place
+        for layer in self.layers:
+            tokens = layer(tokens)
+        tokens = self.norm(tokens)
+        added, coarse = (leave(tokens).mT for leave in (self.leave, self.coarse))
+        said = self.depth(tokens).float().unflatten(2, (NUM_JOINTS, 2)).transpose(1, 2)
+        depth = (coarse.float().softmax(dim=-1)[..., None] * said).sum(2)
+        added, coarse = (v.unflatten(2, (COARSE_PX, COARSE_PX)) for v in (added, coarse))
+        return x + added, coarse, depth
+
+
 class Pinpoint(Pyramid):
     """Views [B, 3, 256, 256] RGB 0..1 and keypoints [B, 17, 3] of the person meant, x, y in -1..1
     and confidence -> the logarithm of how likely each place is, [B, 24, 64, 64], but for a
@@ -44,7 +98,10 @@ class Pinpoint(Pyramid):
     def __init__(self) -> None:
         super().__init__()
         self.told = nn.Conv2d(KEYPOINTS, PYRAMID[0], 1)
+        self.reasoning = Reasoning()
         self.head = head(NUM_JOINTS)
+        #: How much the coarse map counts in the fine one, by joint.
+        self.believed = nn.Parameter(torch.zeros(NUM_JOINTS, 1, 1))
         nn.init.zeros_(self.told.weight)
         nn.init.zeros_(self.told.bias)
 
@@ -69,12 +126,28 @@ class Pinpoint(Pyramid):
         return net
 
     def forward(self, views: Tensor, keypoints: Tensor) -> Tensor:
-        return self.head(self.features(views, self.told(_drawn(keypoints))))
+        return self.maps(views, keypoints)[0]
+
+    def maps(self, views: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """That; the same as attention alone has it, [B, 24, 16, 16]; and joints' depth [B, 24, 2]:
+        how much farther away than the pelvis, m, and the logarithm of how far off that may be."""
+        coarse = depth = None
+
+        def within(x: Tensor, deep: Tensor) -> Tensor:
+            nonlocal coarse, depth
+            x, coarse, depth = self.reasoning(x + self.told(_drawn(keypoints)), deep)
+            return x
+
+        fine = self.head(self.features(views, within))
+        wide = F.interpolate(coarse.float(), (MAP_PX, MAP_PX), mode="bilinear")
+        away, unsure = depth.unbind(-1)
+        depth = torch.stack([away, (unsure + DEPTH_SPREAD).clamp(-6, 1)], dim=-1)
+        return fine.float() + self.believed * wide, coarse, depth
 
 
 def _drawn(keypoints: Tensor) -> Tensor:
     """Keypoints [B, 17, 3] as spots on maps [B, 17, 16, 16], as bright as they are sure."""
-    across, down = (along(keypoints[..., k], _TOLD_PX, _TOLD_SIGMA) for k in (0, 1))
+    across, down = (along(keypoints[..., k], COARSE_PX, _TOLD_SIGMA) for k in (0, 1))
     return keypoints[..., 2, None, None] * down[..., None] * across[..., None, :]
 
 
@@ -95,15 +168,19 @@ def log_likely(logits: Tensor) -> Tensor:
     return F.pad(logits.float().flatten(2), (0, 1)).log_softmax(dim=-1)
 
 
-def locate(net: Pinpoint, views: Tensor, keypoints: Tensor, twice: bool = True) -> Tensor:
-    """How likely ``net`` sees joints at each place, and last outside, [B, 24, 64 * 64 + 1];
-    ``twice``: in a mirror, too, and either may be right."""
-    likely = log_likely(net(views, keypoints)).exp()
+def locate(
+    net: Pinpoint, views: Tensor, keypoints: Tensor, twice: bool = True
+) -> tuple[Tensor, Tensor]:
+    """How likely ``net`` sees joints at each place, and last outside, [B, 24, 64 * 64 + 1], and
+    their depth, [B, 24, 2]; ``twice``: in a mirror, too, and either may be right."""
+    fine, _, depth = net.maps(views, keypoints)
+    likely = log_likely(fine).exp()
     if twice:
         across = keypoints.new_tensor([-1.0, 1.0, 1.0])
-        other = net(views.flip(-1), keypoints[:, COCO_MIRROR] * across)
-        likely = (likely + log_likely(other[:, list(MIRROR)].flip(-1)).exp()) / 2
-    return likely
+        fine, _, other = net.maps(views.flip(-1), keypoints[:, COCO_MIRROR] * across)
+        likely = (likely + log_likely(fine[:, list(MIRROR)].flip(-1)).exp()) / 2
+        depth = (depth + other[:, list(MIRROR)]) / 2
+    return likely, depth
 
 
 def expected(likely: Tensor, about: Tensor, spread: Tensor | float) -> Tensor:
@@ -139,16 +216,24 @@ def pinpointed(likely: Tensor) -> Pinpointed:
 
 
 def pinpoint_loss(logits: Tensor, points: Tensor, weight: Tensor, sigma: float) -> Tensor:
-    """Cross entropy of logits [B, 24, 64, 64] and bell curves of ``sigma`` steps about the true
+    """Cross entropy of logits [B, 24, S, S] and bell curves of ``sigma`` steps about the true
     ``points`` [B, 24, 2], weighted by ``weight`` [B, 24]."""
-    log = log_likely(logits)
+    log, side = log_likely(logits), logits.shape[-1]
     inside = (points.abs() < 1).all(dim=-1)
-    across, down = (along(points[..., k], MAP_PX, sigma) for k in (0, 1))
+    across, down = (along(points[..., k], side, sigma) for k in (0, 1))
     across, down = (x / x.sum(-1, keepdim=True).clamp(min=1e-6) for x in (across, down))
-    within = log[..., :-1].unflatten(2, (MAP_PX, MAP_PX))
+    within = log[..., :-1].unflatten(2, (side, side))
     surprise = -torch.einsum("bkyx,bky,bkx->bk", within, down, across)
     surprise = torch.where(inside, surprise, -log[..., -1])
     return (surprise * weight).sum() / weight.sum().clamp(min=1)
+
+
+def depth_loss(depth: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+    """Minus the log likelihood of ``true`` depths [B, 24] m, had ``depth`` [B, 24, 2] Laplace's
+    distribution; weighted by ``weight`` [B]."""
+    away, spread = depth.unbind(-1)
+    surprise = (away - true).abs() * torch.exp(-spread) + spread
+    return (surprise[:, 1:].mean(1) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def save_pinpoint(net: Pinpoint, path: Path) -> None:

@@ -11,7 +11,7 @@ from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS
-from ropetp_cli.rope.alignment import agreement, align
+from ropetp_cli.rope.alignment import DEPTH_DOUBT, agreement, align
 from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.movenet import MoveNet, load_movenet
 from ropetp_cli.rope.network import Rope, RopeOutput, load_rope, perspective
@@ -175,17 +175,19 @@ class RopePredictor:
         seen = torch.from_numpy(views.keypoints(keypoints)).float().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             output = self.look(images, seen)
-            likely = self._located(images, seen)
+            likely = None
+            if self.pins is not None:
+                likely, output.depth = self._located(images, seen)
         return self.answers(output, views, widths, keypoints, likely)
 
-    def _located(self, images: torch.Tensor, seen: torch.Tensor) -> torch.Tensor | None:
-        if self.pins is None:
-            return None
+    def _located(
+        self, images: torch.Tensor, seen: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         count = max(len(images), 1)
         parts = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
-        return torch.cat(
-            [locate(self.pins, images[part], seen[part], twice=not self.quick) for part in parts]
-        )
+        found = [locate(self.pins, images[part], seen[part], not self.quick) for part in parts]
+        likely, depth = (torch.cat(values) for values in zip(*found, strict=True))
+        return likely, depth + depth.new_tensor([0.0, DEPTH_DOUBT])
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses, widths: np.ndarray) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's

@@ -12,9 +12,11 @@ import torch
 from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.pose import LIMB_JOINTS, batches, pck
+from ropetp_cli.rope.losses import IGNORED
 from ropetp_cli.rope.movenet import load_movenet
 from ropetp_cli.rope.pinpoint import (
     Pinpoint,
+    depth_loss,
     load_pinpoint,
     locate,
     pinpoint_loss,
@@ -33,6 +35,13 @@ from ropetp_cli.training.rope import (
     to_images,
 )
 from ropetp_cli.weights import find_weights
+
+#: How much the map that attention alone makes counts beside the one asked for, and how wide the
+#: truth is drawn there, in steps.
+COARSE, COARSE_SIGMA = 0.3, 0.5
+#: How much depth counts, and that of photographs, to which a body was fitted, beside that of what
+#: was rendered.
+DEPTH, FITTED = 0.5, 0.3
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def figures(net: Pinpoint, crops: CropSet, device: str) -> dict[str, float]:
         images = to_images(torch.from_numpy(views.images(np.array(crops.images[rows]))).to(device))
         told = torch.from_numpy(views.keypoints(keypoints)).float().to(device)
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
-            seen = pinpointed(locate(net, images, told, twice=False))
+            seen = pinpointed(locate(net, images, told, twice=False)[0])
         found.append(views.points_back(seen.points.cpu().double().numpy()))
     points = np.concatenate(found)[:, LIMB_JOINTS]
     if "lsp2d" in crops.labels:
@@ -116,7 +125,8 @@ def train(
     net.to(device, memory_format=torch.channels_last)
     for part in [net.stem, *net.stages][: options.frozen and options.frozen + 1]:
         part.requires_grad_(False)
-    new = [*net.told.parameters(), *net.head.parameters()]
+    new = [net.believed, *(p for part in (net.told, net.reasoning, net.head)
+                           for p in part.parameters())]  # fmt: skip
     trunk = [p for p in net.parameters() if p.requires_grad and all(p is not n for n in new)]
     relative = RelativeSteps(trunk)
     optimizer = torch.optim.AdamW(
@@ -156,8 +166,13 @@ def train(
         batch = batch.to(device)
         images, told = to_images(batch.maps[0]), spoil(batch.keypoints)
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
-            logits = net(images, told)
-        loss = pinpoint_loss(logits, batch.targets.joints2d, batch.targets.weight2d, options.sigma)
+            fine, coarse, depth = net.maps(images, told)
+        truth = batch.targets.joints2d, batch.targets.weight2d
+        loss = pinpoint_loss(fine, *truth, options.sigma)
+        loss = loss + COARSE * pinpoint_loss(coarse, *truth, COARSE_SIGMA)
+        rendered = (batch.targets.part != IGNORED).flatten(1).any(1)
+        sure = batch.targets.has_pose * torch.where(rendered, 1.0, FITTED)
+        loss = loss + DEPTH * depth_loss(depth, batch.targets.joints[..., 2], sure)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(new, 1.0)
