@@ -27,7 +27,7 @@ from ropetp_cli.rope.network import (
     weak_perspective,
 )
 from ropetp_cli.rope.pinpoint import Pinpointed, log_likely, places
-from ropetp_cli.rope.predictor import RopePredictor
+from ropetp_cli.rope.predictor import AT_ONCE, RopePredictor
 from ropetp_cli.rope.upright import BOX, FAR, NEAR, Views, upright_views
 from ropetp_cli.weights import find_weights
 
@@ -141,20 +141,46 @@ def test_alignment_ignores_what_is_a_guess(rope):
 
 
 def test_alignment_turns_limbs_to_the_depth_somebody_saw(rope):
-    """An arm in the picture's plane comes forward where it is said to be nearer, and nobody moves
-    for a depth that may be anything."""
-    truth = posed(rope, {"left_shoulder": (0, -0.5, 0)}, (0.8, 0.05, 0.0))
+    """An arm in the picture's plane, and a leg that hangs, come forward where they are said to be
+    nearer, and nobody moves for a depth that may be anything."""
+    turned = {"left_shoulder": (0, -0.5, 0), "right_hip": (-0.5, 0, 0)}
+    truth = posed(rope, turned, (0.8, 0.05, 0.0))
     guess = posed(rope, {}, (0.8, 0.05, 0.0))
     guess.log_spread[:] = 3.0
     depth = truth.joints[..., 2]
-    guess.depth = torch.stack([depth, torch.full_like(depth, -4.0)], dim=-1)
-    wrist = JOINT_INDEX["left_wrist"]
-    assert (guess.joints - truth.joints)[0, wrist, 2] > 0.15
+    guess.depth = torch.stack([depth, torch.full_like(depth, -5.0)], dim=-1)
+    ends = [JOINT_INDEX[name] for name in ("left_wrist", "right_ankle")]
+    assert (guess.joints - truth.joints)[0, ends, 2].abs().min() > 0.15
     joints = rope.joints(align(rope, guess, FROM_AFAR)[0], guess.betas)
     assert (joints[..., 2] - depth).abs().max() < 0.02
-    guess.depth = guess.depth + torch.tensor([0.0, 8.0])
+    guess.depth = guess.depth + torch.tensor([0.0, 9.0])
     joints = rope.joints(align(rope, guess, FROM_AFAR)[0], guess.betas)
     assert (joints - guess.joints).norm(dim=-1).max() < 0.005
+
+
+def test_what_pinpoint_sees_of_many_crops_reaches_each(rope, monkeypatch):
+    """Where joints are likely and how deep comes batch by batch, in the order of the crops."""
+    count = AT_ONCE + 2
+    torch.manual_seed(1)
+    said = torch.randn(count, 24, 2)
+
+    def seen(net, images, keypoints, twice):
+        rows = (images[:, 0, 128, 128] * 255).round().long()
+        return torch.full((len(rows), 24, MAP_PX**2 + 1), 1 / MAP_PX**2), said[rows]
+
+    monkeypatch.setattr("ropetp_cli.rope.predictor.locate", seen)
+    given = []
+    predictor = RopePredictor(rope, quick=True, pins=torch.nn.Identity())
+    answers = predictor.answers
+
+    def kept(output, *told):
+        given.append(output.depth)
+        return answers(output, *told)
+
+    monkeypatch.setattr(predictor, "answers", kept)
+    crops = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(256, 1).repeat(256, 2)
+    assert len(predictor.predict(crops.repeat(3, 3))) == count
+    assert torch.equal(given[0], said)
 
 
 def test_alignment_knows_that_near_cameras_see_far_limbs_small(rope):

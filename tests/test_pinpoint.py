@@ -89,7 +89,7 @@ def test_it_begins_where_movenet_is():
     image = torch.from_numpy(_view()[0]).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         heat = movenet.maps(image)["heatmaps"].flatten(2).argmax(-1)[0]
-        fine, coarse, _ = net.maps(image, torch.rand(1, 17, 3))
+        fine, coarse, _ = net(image, torch.rand(1, 17, 3))
         best = fine.flatten(2).argmax(-1)[0]
     assert coarse.shape == (1, 24, COARSE_PX, COARSE_PX)
     for keypoint, joint in LIMB_KEYPOINTS.items():

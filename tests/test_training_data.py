@@ -357,7 +357,10 @@ def test_a_leg_of_pinpoint_learns_and_leaves_the_first_stages(drawn, tmp_path):
     assert 0 <= found["syn_test"]["pck@0.2"] <= 1 and found["syn_test"]["median"] > 0
     after = load_pinpoint(leg.out).state_dict()
     changed = {name for name in before if not torch.equal(before[name].half().float(), after[name])}
-    assert {"told.weight", "head.1.weight", "stages.3.0.layers.0.weight"} <= changed
+    assert {"told.weight", "head.1.weight", "stages.3.0.layers.0.weight", "believed",
+            "reasoning.leave.weight", "reasoning.coarse.weight", "reasoning.depth.weight",
+            } <= changed  # fmt: skip
+    assert found["syn_test"]["depth mm"] > 0
     assert not any(name.startswith(("stem", *(f"stages.{k}." for k in range(3))))
                    for name in changed)  # fmt: skip
     with pytest.raises(RopeTPError, match="pin.pt: weights are written as .safetensors"):

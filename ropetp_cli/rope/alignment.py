@@ -15,8 +15,8 @@ Where Pinpoint sees joints is such evidence, too. How far off that is was measur
 joints are known: a hundredth of a crop where it is sure, a seventh where it is not. Where both
 networks contradict each other beyond that, one is mistaken altogether, and its point counts for
 less. Where Pinpoint holds several places likely, such as either knee, a first bending tells which
-of them a body can have. And it says how much farther away than the pelvis each joint is, as sure of
-that as it is right on such crops.
+of them a body can have. And it says how much farther away than the pelvis each joint is; as that
+errs for all joints together, it counts for less than it is sure of.
 
 The network's camera is a weak-perspective one, and the picture is not: what is farther away than
 the pelvis lies nearer to the middle. Points are first moved to where a camera from afar would see
@@ -42,8 +42,8 @@ LEAST_SPREAD, PIN_SPREAD, UNSURE = 0.008, 0.011, 3.2
 #: How far off Rope's points, beyond their own spread, and a body bent to Pinpoint's may be, in half
 #: crops, where one of several places is chosen.
 OWN_SPREAD, BENT_SPREAD = 0.05, 0.12
-#: The logarithm of how much farther off depths are taken to be than Pinpoint says: they err
-#: together.
+#: The logarithm of how much farther off, standard deviation, depths are taken to be than Pinpoint
+#: says, who means Laplace's scale: they err together, and on photographs more.
 DEPTH_DOUBT = 0.7
 #: Degrees of freedom of Student's distribution of how far both networks are apart.
 CONTRADICTION = 6.0
@@ -90,7 +90,10 @@ def align(rope: Rope, output: RopeOutput, span: Tensor) -> tuple[Tensor, Tensor]
     """Rotations [B, 24, 3, 3] and cam [B, 3] of ``output`` bent to meet its points and depth."""
     rest, stiffness = rope.rest_joints(output.betas), TRUST * rope.stiffness
     evidence = output.points, output.log_spread, span
-    return bend(output.rotations, output.cam, rest, *evidence, stiffness, depth=output.depth)[:2]
+    depth = output.depth
+    if depth is not None:
+        depth = depth + depth.new_tensor([0.0, DEPTH_DOUBT])
+    return bend(output.rotations, output.cam, rest, *evidence, stiffness, depth=depth)[:2]
 
 
 def bend(

@@ -6,7 +6,6 @@ middle of the crop says roughly where the keypoints are, and each is the best pl
 near there. ``python -m ropetp_cli.training.movenet`` reads the published weights once.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,9 +34,10 @@ _STEM, _END = 56, 1280
 #: The stages whose maps the pyramid joins, coarse to fine, and how wide it is there.
 _JOINED = ((3, 64), (2, 32), (1, 24))
 PYRAMID = (64, 32, 24, 24)
-#: The last stage whose map has the side of the pyramid's coarsest, px, and how wide it is there.
-_DEEP = 4
-COARSE_PX, DEEP = 16, _STAGES[_DEEP][1]
+#: The side of the pyramid's coarsest map, px; the last stage with a map of that side, and how wide
+#: that is.
+COARSE_PX, DEEP = 16, 4
+DEEP_WIDTH = _STAGES[DEEP][1]
 _HEADS = {"heatmaps": KEYPOINTS, "center": 1, "regress": 2 * KEYPOINTS, "offset": 2 * KEYPOINTS}
 
 
@@ -102,25 +102,25 @@ class Pyramid(nn.Module):
             _separable(a, b) for a, b in zip(PYRAMID[:-1], PYRAMID[1:], strict=True)
         )
 
-    def features(
-        self, images: Tensor, within: Callable[[Tensor, Tensor], Tensor] | None = None
-    ) -> Tensor:
-        """Images [B, 3, 256, 256] RGB 0..1 -> the pyramid's finest map [B, 24, 64, 64].
-        ``within``: what is to be made of its coarsest, [B, 64, 16, 16], beside the trunk's there,
-        [B, 168, 16, 16]."""
+    def coarse(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images [B, 3, 256, 256] RGB 0..1 -> the pyramid's coarsest map [B, 64, 16, 16] and what
+        each stage of the trunk gave, of which DEEP's, [B, 168, 16, 16], has the same side."""
         x = self.stem(2 * images - 1)
         found = []
         for stage in self.stages:
             x = stage(x)
             found.append(x)
-        x = self.top(self.end(x))
-        for (stage, _), lateral, down in zip(_JOINED, self.lateral, self.down, strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = x + lateral(found[stage])
-            if within is not None:
-                x, within = within(x, found[_DEEP]), None
-            x = down(x)
+        return self._joined(self.top(self.end(x)), found, 0), found
+
+    def fine(self, x: Tensor, found: list[Tensor]) -> Tensor:
+        """From there, the pyramid's finest map [B, 24, 64, 64]."""
+        for level, down in enumerate(self.down):
+            x = down(self._joined(x, found, level) if level else x)
         return x
+
+    def _joined(self, x: Tensor, found: list[Tensor], level: int) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return x + self.lateral[level](found[_JOINED[level][0]])
 
 
 def head(width: int) -> nn.Sequential:
@@ -138,7 +138,7 @@ class MoveNet(Pyramid):
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """What the heads say at every place, [B, C, 64, 64]."""
-        x = self.features(images)
+        x = self.fine(*self.coarse(images))
         return {name: head(x) for name, head in self.heads.items()}
 
     def forward(self, images: Tensor, hints: Tensor | None = None) -> Tensor:
@@ -191,5 +191,7 @@ def loaded(net: Net, path: str | Path) -> Net:
         net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         name = type(net).__name__
-        raise RopeTPError(f"{path}: no weights of {name}; run `ropetp setup weights`") from error
+        raise RopeTPError(
+            f"{path}: no weights of {name} as this version has it; run `ropetp setup weights`"
+        ) from error
     return net.eval()

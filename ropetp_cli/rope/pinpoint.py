@@ -4,7 +4,8 @@ With every joint's true place in the picture a pose of Rope's, bent to it, is li
 as far off as bent to where Rope sees them: what limits Rope is 2D. This network has MoveNet's
 trunk, trained on, and looks at the upright view that Rope looks at, told by keypoints which person
 is meant. What it sees at one place tells, by attention, where the body's other joints can be. It
-says how likely every place is for each of SMPL's 24 joints, hidden ones, too.
+says how likely every place is for each of SMPL's 24 joints, hidden ones, too, and how deep each
+lies.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ropetp_cli.rope.mirror import COCO_MIRROR
 from ropetp_cli.rope.movenet import (
     COARSE_PX,
     DEEP,
+    DEEP_WIDTH,
     KEYPOINTS,
     MAP_PX,
     PYRAMID,
@@ -57,7 +59,7 @@ class Reasoning(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(PYRAMID[0] + DEEP, _WIDTH, 1)
+        self.enter = nn.Conv2d(PYRAMID[0] + DEEP_WIDTH, _WIDTH, 1)
         self.place = nn.Parameter(0.02 * torch.randn(1, COARSE_PX**2, _WIDTH))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -93,7 +95,9 @@ class Reasoning(nn.Module):
 class Pinpoint(Pyramid):
     """Views [B, 3, 256, 256] RGB 0..1 and keypoints [B, 17, 3] of the person meant, x, y in -1..1
     and confidence -> the logarithm of how likely each place is, [B, 24, 64, 64], but for a
-    constant."""
+    constant; the same as attention alone has it, [B, 24, 16, 16]; and joints' depth [B, 24, 2]: how
+    much farther away than the pelvis, m, and the logarithm of how far off that may be (the scale of
+    Laplace's distribution)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,24 +129,13 @@ class Pinpoint(Pyramid):
         net.load_state_dict(state)
         return net
 
-    def forward(self, views: Tensor, keypoints: Tensor) -> Tensor:
-        return self.maps(views, keypoints)[0]
-
-    def maps(self, views: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """That; the same as attention alone has it, [B, 24, 16, 16]; and joints' depth [B, 24, 2]:
-        how much farther away than the pelvis, m, and the logarithm of how far off that may be."""
-        coarse = depth = None
-
-        def within(x: Tensor, deep: Tensor) -> Tensor:
-            nonlocal coarse, depth
-            x, coarse, depth = self.reasoning(x + self.told(_drawn(keypoints)), deep)
-            return x
-
-        fine = self.head(self.features(views, within))
+    def forward(self, views: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, found = self.coarse(views)
+        x, coarse, depth = self.reasoning(x + self.told(_drawn(keypoints)), found[DEEP])
         wide = F.interpolate(coarse.float(), (MAP_PX, MAP_PX), mode="bilinear")
+        fine = self.head(self.fine(x, found)).float() + self.believed * wide
         away, unsure = depth.unbind(-1)
-        depth = torch.stack([away, (unsure + DEPTH_SPREAD).clamp(-6, 1)], dim=-1)
-        return fine.float() + self.believed * wide, coarse, depth
+        return fine, coarse, torch.stack([away, (unsure + DEPTH_SPREAD).clamp(-6, 1)], dim=-1)
 
 
 def _drawn(keypoints: Tensor) -> Tensor:
@@ -173,11 +166,11 @@ def locate(
 ) -> tuple[Tensor, Tensor]:
     """How likely ``net`` sees joints at each place, and last outside, [B, 24, 64 * 64 + 1], and
     their depth, [B, 24, 2]; ``twice``: in a mirror, too, and either may be right."""
-    fine, _, depth = net.maps(views, keypoints)
+    fine, _, depth = net(views, keypoints)
     likely = log_likely(fine).exp()
     if twice:
         across = keypoints.new_tensor([-1.0, 1.0, 1.0])
-        fine, _, other = net.maps(views.flip(-1), keypoints[:, COCO_MIRROR] * across)
+        fine, _, other = net(views.flip(-1), keypoints[:, COCO_MIRROR] * across)
         likely = (likely + log_likely(fine[:, list(MIRROR)].flip(-1)).exp()) / 2
         depth = (depth + other[:, list(MIRROR)]) / 2
     return likely, depth

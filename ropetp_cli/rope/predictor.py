@@ -11,7 +11,7 @@ from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS
-from ropetp_cli.rope.alignment import DEPTH_DOUBT, agreement, align
+from ropetp_cli.rope.alignment import agreement, align
 from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.movenet import MoveNet, load_movenet
 from ropetp_cli.rope.network import Rope, RopeOutput, load_rope, perspective
@@ -85,7 +85,8 @@ class RopePredictor:
     """Runs a :class:`Rope` on uint8 crops. ``aligned`` False leaves out the final alignment,
     ``quick`` the mirror, which takes as long again. ``reach``: from how far away people are looked
     at (``rope.upright``); what Rope over time was trained behind is NEAR. ``marks``, if given, sees
-    the detector's keypoints anew, and better; ``pins`` says where in the picture joints are."""
+    the detector's keypoints anew, and better; ``pins`` says where in the picture joints are, and
+    how deep."""
 
     def __init__(
         self,
@@ -187,7 +188,7 @@ class RopePredictor:
         parts = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
         found = [locate(self.pins, images[part], seen[part], not self.quick) for part in parts]
         likely, depth = (torch.cat(values) for values in zip(*found, strict=True))
-        return likely, depth + depth.new_tensor([0.0, DEPTH_DOUBT])
+        return likely, depth
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses, widths: np.ndarray) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's

@@ -12,7 +12,7 @@ import torch
 from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.errors import RopeTPError
 from ropetp_cli.evaluation.pose import LIMB_JOINTS, batches, pck
-from ropetp_cli.rope.losses import IGNORED
+from ropetp_cli.rope.losses import is_rendered
 from ropetp_cli.rope.movenet import load_movenet
 from ropetp_cli.rope.pinpoint import (
     Pinpoint,
@@ -78,16 +78,18 @@ class PinpointTraining:
 @torch.inference_mode()
 def figures(net: Pinpoint, crops: CropSet, device: str) -> dict[str, float]:
     """Of a set's limbs that are seen, told by the detector: PCK at 0.1 and 0.2, and the median and
-    mean of how far off they are, in half crops."""
-    found = []
+    mean of how far off they are, in half crops; and how far off the depth of all limbs is in the
+    mean, mm, where poses are known."""
+    found, depths = [], []
     for rows in batches(len(crops)):
         keypoints = crops.keypoints[rows]
         views = upright_views(keypoints)
         images = to_images(torch.from_numpy(views.images(np.array(crops.images[rows]))).to(device))
         told = torch.from_numpy(views.keypoints(keypoints)).float().to(device)
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
-            seen = pinpointed(locate(net, images, told, twice=False)[0])
-        found.append(views.points_back(seen.points.cpu().double().numpy()))
+            likely, depth = locate(net, images, told, twice=False)
+        found.append(views.points_back(pinpointed(likely).points.cpu().double().numpy()))
+        depths.append(depth[:, LIMB_JOINTS, 0].cpu().numpy())
     points = np.concatenate(found)[:, LIMB_JOINTS]
     if "lsp2d" in crops.labels:
         labels = crops.labels["lsp2d"][:, :12]
@@ -96,11 +98,14 @@ def figures(net: Pinpoint, crops: CropSet, device: str) -> dict[str, float]:
         true = crops.labels["joints2d"][:, LIMB_JOINTS]
         seen = crops.labels["visible"][:, LIMB_JOINTS]
     off = np.linalg.norm(points - true, axis=-1)[seen > 0]
+    known = crops.labels["has_pose"] > 0
+    wrong = np.concatenate(depths) - crops.labels["joints3d"][:, LIMB_JOINTS, 2]
     return {
         "pck@0.1": pck(points, true, seen, 0.1),
         "pck@0.2": pck(points, true, seen, 0.2),
         "median": float(np.median(off)),
         "mean": float(off.mean()),
+        "depth mm": 1000 * float(np.abs(wrong[known]).mean()) if known.any() else float("nan"),
     }
 
 
@@ -166,12 +171,11 @@ def train(
         batch = batch.to(device)
         images, told = to_images(batch.maps[0]), spoil(batch.keypoints)
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(torch.device(device))):
-            fine, coarse, depth = net.maps(images, told)
+            fine, coarse, depth = net(images, told)
         truth = batch.targets.joints2d, batch.targets.weight2d
         loss = pinpoint_loss(fine, *truth, options.sigma)
         loss = loss + COARSE * pinpoint_loss(coarse, *truth, COARSE_SIGMA)
-        rendered = (batch.targets.part != IGNORED).flatten(1).any(1)
-        sure = batch.targets.has_pose * torch.where(rendered, 1.0, FITTED)
+        sure = batch.targets.has_pose * (FITTED + (1 - FITTED) * is_rendered(batch.targets))
         loss = loss + DEPTH * depth_loss(depth, batch.targets.joints[..., 2], sure)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
