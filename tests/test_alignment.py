@@ -158,6 +158,23 @@ def test_alignment_turns_limbs_to_the_depth_somebody_saw(rope):
     assert (joints - guess.joints).norm(dim=-1).max() < 0.005
 
 
+def test_who_lies_in_doubt_and_stands_in_the_picture_is_stood_up(rope):
+    """From a quarter turn off, with depth beside it, alone where Rope is in doubt."""
+    truth = posed(rope, {}, (0.6, 0.05, 0.0))
+    lying = posed(rope, {}, (0.6, 0.05, 0.0))
+    tilt = torch.from_numpy(axis_angle_to_matrix(np.array([0, 0, 1.9]))).float()
+    lying.rotations[:, 0] = tilt @ lying.rotations[:, 0]
+    lying.points, lying.log_spread = truth.points, torch.full((1, 24), -4.0)
+    lying.depth = torch.stack([truth.joints[..., 2], torch.full((1, 24), -2.5)], dim=-1)
+
+    def off(confidence: float) -> float:
+        lying.confidence_logit = torch.full((1, 24), confidence).logit()
+        joints = rope.joints(align(rope, lying, FROM_AFAR)[0], lying.betas)
+        return float((joints - truth.joints).norm(dim=-1).mean())
+
+    assert off(0.4) < 0.05 and off(0.4) < 0.5 * off(0.9)
+
+
 def test_what_pinpoint_sees_of_many_crops_reaches_each(rope, monkeypatch):
     """Where joints are likely and how deep comes batch by batch, in the order of the crops."""
     count = AT_ONCE + 2

@@ -42,6 +42,8 @@ LEAST_SPREAD, PIN_SPREAD, UNSURE = 0.008, 0.011, 3.2
 #: How far off Rope's points, beyond their own spread, and a body bent to Pinpoint's may be, in half
 #: crops, where one of several places is chosen.
 OWN_SPREAD, BENT_SPREAD = 0.05, 0.12
+#: Below this mean confidence an answer is in doubt.
+DOUBT = 0.5
 #: The logarithm of how much farther off, standard deviation, depths are taken to be than Pinpoint
 #: says, who means Laplace's scale: they err together, and on photographs more.
 DEPTH_DOUBT = 0.7
@@ -87,13 +89,21 @@ _BELOW = _descendants()
 
 
 def align(rope: Rope, output: RopeOutput, span: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotations [B, 24, 3, 3] and cam [B, 3] of ``output`` bent to meet its points and depth."""
+    """Rotations [B, 24, 3, 3] and cam [B, 3] of ``output`` bent to meet its points and depth.
+
+    Who is in doubt may lie in Rope's answer and stand in the picture: too far for steps that take
+    turns for small, with depth the more. She is bent to her points first, and again from there."""
     rest, stiffness = rope.rest_joints(output.betas), TRUST * rope.stiffness
     evidence = output.points, output.log_spread, span
-    depth = output.depth
+    rotations, cam, depth = output.rotations, output.cam, output.depth
+    doubted = output.confidence_logit.sigmoid().mean(dim=1) < DOUBT
+    if doubted.any():
+        bent, moved, _ = bend(rotations, cam, rest, *evidence, stiffness)
+        rotations = torch.where(doubted[:, None, None, None], bent, rotations)
+        cam = torch.where(doubted[:, None], moved, cam)
     if depth is not None:
         depth = depth + depth.new_tensor([0.0, DEPTH_DOUBT])
-    return bend(output.rotations, output.cam, rest, *evidence, stiffness, depth=depth)[:2]
+    return bend(rotations, cam, rest, *evidence, stiffness, depth=depth)[:2]
 
 
 def bend(

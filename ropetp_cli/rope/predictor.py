@@ -11,7 +11,7 @@ from ropetp_cli.allocator import keep_freed_memory
 from ropetp_cli.body.model import BodyData
 from ropetp_cli.body.rotations import forward_kinematics
 from ropetp_cli.body.skeleton import LIMB_KEYPOINTS, LIMBS
-from ropetp_cli.rope.alignment import agreement, align
+from ropetp_cli.rope.alignment import DOUBT, agreement, align
 from ropetp_cli.rope.mirror import look_twice
 from ropetp_cli.rope.movenet import MoveNet, load_movenet
 from ropetp_cli.rope.network import Rope, RopeOutput, load_rope, perspective
@@ -59,9 +59,8 @@ class CropPoses:
         )
 
 
-#: Below this mean confidence Rope looks again without keypoints; that answer must be surer by the
-#: second figure.
-DOUBT, SURER = 0.5, 0.1
+#: Whom Rope doubts it looks at again without keypoints; that answer must be surer by this.
+SURER = 0.1
 #: Keypoints farther apart than this, in half crops, may be two people's; the detector's counts from
 #: this confidence on, as so much of it.
 MIXED, SURE_OF_WHOM, LESS_SURE = 0.1, 0.5, 0.6
