@@ -98,9 +98,9 @@ def align(rope: Rope, output: RopeOutput, span: Tensor) -> tuple[Tensor, Tensor]
     rotations, cam, depth = output.rotations, output.cam, output.depth
     doubted = output.confidence_logit.sigmoid().mean(dim=1) < DOUBT
     if doubted.any():
-        bent, moved, _ = bend(rotations, cam, rest, *evidence, stiffness)
-        rotations = torch.where(doubted[:, None, None, None], bent, rotations)
-        cam = torch.where(doubted[:, None], moved, cam)
+        theirs = (value[doubted] for value in (rotations, cam, rest, *evidence))
+        rotations, cam = rotations.clone(), cam.clone()
+        rotations[doubted], cam[doubted], _ = bend(*theirs, stiffness)
     if depth is not None:
         depth = depth + depth.new_tensor([0.0, DEPTH_DOUBT])
     return bend(rotations, cam, rest, *evidence, stiffness, depth=depth)[:2]

@@ -54,8 +54,8 @@ class Pinpointed:
 
 
 class Reasoning(nn.Module):
-    """Attention among all 16 x 16 places of the coarse map: a trunk of small filters does not see
-    from a shoulder to a foot, nor which of two knees is left for the other."""
+    """Attention among all 16 x 16 places of the coarse map: what is seen of the rest of a body
+    tells which of two knees is the left one, and where a hidden foot can be."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -186,8 +186,7 @@ class RopePredictor:
         count = max(len(images), 1)
         parts = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
         found = [locate(self.pins, images[part], seen[part], not self.quick) for part in parts]
-        likely, depth = (torch.cat(values) for values in zip(*found, strict=True))
-        return likely, depth
+        return tuple(torch.cat(values) for values in zip(*found, strict=True))
 
     def _second_look(self, crops: np.ndarray, poses: CropPoses, widths: np.ndarray) -> CropPoses:
         """``poses`` with those in doubt asked for again, of the crops as they are: a detector's
